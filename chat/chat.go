@@ -1,0 +1,35 @@
+// Package chat is the rules of the messenger: accounts, people, rooms,
+// messages, read cursors.
+//
+// Decide turns a command into events, judging it on a state that holds every
+// earlier event; Apply writes an event into the state; the queries read the
+// state for people. All of it is pure: no clock, no randomness, no goroutine,
+// no I/O beyond the transaction it is given, no configuration (invariant 5).
+// Time comes in Env, random values come in the command. The same records give
+// the same state, byte for byte, on every replica and release.
+//
+// A state is that of one shard: it never sees another's keys. What concerns
+// another shard is written to the outbox in the state (outbox.go) and carried
+// over by package shard.
+package chat
+
+// Reader reads the state of one shard.
+type Reader interface {
+	// Get returns the value of key, or nil if there is none. The value must not
+	// be modified and is valid until the next call on the reader's transaction.
+	// An error is a failure of the store; the caller of Decide, Apply or a query
+	// gets it back unchanged (wrapped) and nothing else happens.
+	Get(key []byte) ([]byte, error)
+	// Scan calls fn for keys in [low, high), ascending or, if reverse,
+	// descending, until fn returns false or the range ends. key and value are
+	// valid only during the call.
+	Scan(low, high []byte, reverse bool, fn func(key, value []byte) bool) error
+}
+
+// Tx reads and writes the state of one shard; reads see earlier writes.
+type Tx interface {
+	Reader
+	// Set and Delete copy what they are given.
+	Set(key, value []byte) error
+	Delete(key []byte) error
+}

@@ -1,0 +1,29 @@
+// Package clock is the only door to the time of day and to randomness outside
+// tests: what needs them takes a Clock or a Source, so that a simulation can
+// give it another. Code that only waits uses package time directly and is
+// tested under testing/synctest.
+package clock
+
+import (
+	"crypto/rand"
+	"io"
+	"time"
+)
+
+// Clock tells the time of day.
+type Clock interface {
+	// Now returns the current time; it may step backwards as real clocks do.
+	Now() time.Time
+}
+
+// System is the machine's clock.
+type System struct{}
+
+// Now implements Clock.
+func (System) Now() time.Time { return time.Now() }
+
+// Source gives random bytes; reading never fails and never returns short.
+type Source = io.Reader
+
+// Random is the operating system's cryptographic source.
+var Random Source = rand.Reader
