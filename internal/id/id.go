@@ -45,6 +45,9 @@ type Partition uint16
 
 var encoding = base32.NewEncoding("0123456789abcdefghjkmnpqrstvwxyz").WithPadding(base32.NoPadding)
 
+// Shard returns which of count equal, contiguous ranges of partitions p is in.
+func (p Partition) Shard(count int) int { return int(p) * count / Partitions }
+
 // New assembles an ID from its parts; unique is cut or zero-extended to 12 bytes.
 func New(cell uint16, kind Kind, partition Partition, unique []byte) ID {
 	var i ID

@@ -1437,6 +1437,8 @@ func (x *NoteTailLost) GetProof() string {
 type Reply struct {
 	state    protoimpl.MessageState `protogen:"open.v1"`
 	Position *v11.Position          `protobuf:"bytes,1,opt,name=position,proto3" json:"position,omitempty"`
+	// error is a definite refusal: nothing was changed. The other fields are then empty.
+	Error *v11.Error `protobuf:"bytes,2,opt,name=error,proto3" json:"error,omitempty"`
 	// Types that are valid to be assigned to Kind:
 	//
 	//	*Reply_Message
@@ -1481,6 +1483,13 @@ func (*Reply) Descriptor() ([]byte, []int) {
 func (x *Reply) GetPosition() *v11.Position {
 	if x != nil {
 		return x.Position
+	}
+	return nil
+}
+
+func (x *Reply) GetError() *v11.Error {
+	if x != nil {
+		return x.Error
 	}
 	return nil
 }
@@ -2233,6 +2242,7 @@ func (*RoomIDsQuery) Descriptor() ([]byte, []int) {
 
 type QueryReply struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
+	Error *v11.Error             `protobuf:"bytes,2,opt,name=error,proto3" json:"error,omitempty"`
 	// Types that are valid to be assigned to Kind:
 	//
 	//	*QueryReply_Credential
@@ -2280,6 +2290,13 @@ func (x *QueryReply) ProtoReflect() protoreflect.Message {
 // Deprecated: Use QueryReply.ProtoReflect.Descriptor instead.
 func (*QueryReply) Descriptor() ([]byte, []int) {
 	return file_bongsu_node_v1_command_proto_rawDescGZIP(), []int{30}
+}
+
+func (x *QueryReply) GetError() *v11.Error {
+	if x != nil {
+		return x.Error
+	}
+	return nil
 }
 
 func (x *QueryReply) GetKind() isQueryReply_Kind {
@@ -2999,9 +3016,10 @@ const file_bongsu_node_v1_command_proto_rawDesc = "" +
 	"\vproven_term\x18\x02 \x01(\x04R\n" +
 	"provenTerm\x12!\n" +
 	"\fproven_index\x18\x03 \x01(\x04R\vprovenIndex\x12\x14\n" +
-	"\x05proof\x18\x04 \x01(\tR\x05proof\"\x97\x02\n" +
+	"\x05proof\x18\x04 \x01(\tR\x05proof\"\xc4\x02\n" +
 	"\x05Reply\x124\n" +
-	"\bposition\x18\x01 \x01(\v2\x18.bongsu.edge.v1.PositionR\bposition\x123\n" +
+	"\bposition\x18\x01 \x01(\v2\x18.bongsu.edge.v1.PositionR\bposition\x12+\n" +
+	"\x05error\x18\x02 \x01(\v2\x15.bongsu.edge.v1.ErrorR\x05error\x123\n" +
 	"\amessage\x18\n" +
 	" \x01(\v2\x17.bongsu.edge.v1.MessageH\x00R\amessage\x123\n" +
 	"\arefresh\x18\v \x01(\v2\x17.bongsu.node.v1.RefreshH\x00R\arefresh\x12*\n" +
@@ -3053,9 +3071,10 @@ const file_bongsu_node_v1_command_proto_rawDesc = "" +
 	"_after_seq\"(\n" +
 	"\vPeopleQuery\x12\x19\n" +
 	"\buser_ids\x18\x01 \x03(\fR\auserIds\"\x0e\n" +
-	"\fRoomIDsQuery\"\xca\x05\n" +
+	"\fRoomIDsQuery\"\xf7\x05\n" +
 	"\n" +
-	"QueryReply\x12<\n" +
+	"QueryReply\x12+\n" +
+	"\x05error\x18\x02 \x01(\v2\x15.bongsu.edge.v1.ErrorR\x05error\x12<\n" +
 	"\n" +
 	"credential\x18\n" +
 	" \x01(\v2\x1a.bongsu.node.v1.CredentialH\x00R\n" +
@@ -3159,21 +3178,22 @@ var file_bongsu_node_v1_command_proto_goTypes = []any{
 	(*People_Person)(nil),           // 37: bongsu.node.v1.People.Person
 	(*v1.Effect)(nil),               // 38: bongsu.journal.v1.Effect
 	(*v11.Position)(nil),            // 39: bongsu.edge.v1.Position
-	(*v11.Message)(nil),             // 40: bongsu.edge.v1.Message
-	(*v11.User)(nil),                // 41: bongsu.edge.v1.User
-	(*v11.GetMeRequest)(nil),        // 42: bongsu.edge.v1.GetMeRequest
-	(*v11.FindRequest)(nil),         // 43: bongsu.edge.v1.FindRequest
-	(*v11.ListFriendsRequest)(nil),  // 44: bongsu.edge.v1.ListFriendsRequest
-	(*v11.ListRoomsRequest)(nil),    // 45: bongsu.edge.v1.ListRoomsRequest
-	(*v11.HelloRequest)(nil),        // 46: bongsu.edge.v1.HelloRequest
-	(*v11.GetMeResponse)(nil),       // 47: bongsu.edge.v1.GetMeResponse
-	(*v11.FindResponse)(nil),        // 48: bongsu.edge.v1.FindResponse
-	(*v11.ListFriendsResponse)(nil), // 49: bongsu.edge.v1.ListFriendsResponse
-	(*v11.ListDevicesResponse)(nil), // 50: bongsu.edge.v1.ListDevicesResponse
-	(*v11.Room)(nil),                // 51: bongsu.edge.v1.Room
-	(*v11.ListRoomsResponse)(nil),   // 52: bongsu.edge.v1.ListRoomsResponse
-	(*v11.ListResponse)(nil),        // 53: bongsu.edge.v1.ListResponse
-	(*v11.Event)(nil),               // 54: bongsu.edge.v1.Event
+	(*v11.Error)(nil),               // 40: bongsu.edge.v1.Error
+	(*v11.Message)(nil),             // 41: bongsu.edge.v1.Message
+	(*v11.User)(nil),                // 42: bongsu.edge.v1.User
+	(*v11.GetMeRequest)(nil),        // 43: bongsu.edge.v1.GetMeRequest
+	(*v11.FindRequest)(nil),         // 44: bongsu.edge.v1.FindRequest
+	(*v11.ListFriendsRequest)(nil),  // 45: bongsu.edge.v1.ListFriendsRequest
+	(*v11.ListRoomsRequest)(nil),    // 46: bongsu.edge.v1.ListRoomsRequest
+	(*v11.HelloRequest)(nil),        // 47: bongsu.edge.v1.HelloRequest
+	(*v11.GetMeResponse)(nil),       // 48: bongsu.edge.v1.GetMeResponse
+	(*v11.FindResponse)(nil),        // 49: bongsu.edge.v1.FindResponse
+	(*v11.ListFriendsResponse)(nil), // 50: bongsu.edge.v1.ListFriendsResponse
+	(*v11.ListDevicesResponse)(nil), // 51: bongsu.edge.v1.ListDevicesResponse
+	(*v11.Room)(nil),                // 52: bongsu.edge.v1.Room
+	(*v11.ListRoomsResponse)(nil),   // 53: bongsu.edge.v1.ListRoomsResponse
+	(*v11.ListResponse)(nil),        // 54: bongsu.edge.v1.ListResponse
+	(*v11.Event)(nil),               // 55: bongsu.edge.v1.Event
 }
 var file_bongsu_node_v1_command_proto_depIdxs = []int32{
 	1,  // 0: bongsu.node.v1.Command.sign_up:type_name -> bongsu.node.v1.SignUp
@@ -3196,44 +3216,46 @@ var file_bongsu_node_v1_command_proto_depIdxs = []int32{
 	18, // 17: bongsu.node.v1.Command.note_tail_lost:type_name -> bongsu.node.v1.NoteTailLost
 	38, // 18: bongsu.node.v1.ApplyEffect.effect:type_name -> bongsu.journal.v1.Effect
 	39, // 19: bongsu.node.v1.Reply.position:type_name -> bongsu.edge.v1.Position
-	40, // 20: bongsu.node.v1.Reply.message:type_name -> bongsu.edge.v1.Message
-	20, // 21: bongsu.node.v1.Reply.refresh:type_name -> bongsu.node.v1.Refresh
-	41, // 22: bongsu.node.v1.Reply.user:type_name -> bongsu.edge.v1.User
-	21, // 23: bongsu.node.v1.Reply.revoked:type_name -> bongsu.node.v1.RevokedDevices
-	39, // 24: bongsu.node.v1.Query.at_least:type_name -> bongsu.edge.v1.Position
-	23, // 25: bongsu.node.v1.Query.credential:type_name -> bongsu.node.v1.CredentialQuery
-	24, // 26: bongsu.node.v1.Query.session:type_name -> bongsu.node.v1.SessionQuery
-	42, // 27: bongsu.node.v1.Query.get_me:type_name -> bongsu.edge.v1.GetMeRequest
-	43, // 28: bongsu.node.v1.Query.find:type_name -> bongsu.edge.v1.FindRequest
-	44, // 29: bongsu.node.v1.Query.list_friends:type_name -> bongsu.edge.v1.ListFriendsRequest
-	25, // 30: bongsu.node.v1.Query.devices:type_name -> bongsu.node.v1.DevicesQuery
-	26, // 31: bongsu.node.v1.Query.room:type_name -> bongsu.node.v1.RoomQuery
-	45, // 32: bongsu.node.v1.Query.list_rooms:type_name -> bongsu.edge.v1.ListRoomsRequest
-	27, // 33: bongsu.node.v1.Query.history:type_name -> bongsu.node.v1.HistoryQuery
-	28, // 34: bongsu.node.v1.Query.people:type_name -> bongsu.node.v1.PeopleQuery
-	46, // 35: bongsu.node.v1.Query.positions:type_name -> bongsu.edge.v1.HelloRequest
-	29, // 36: bongsu.node.v1.Query.room_ids:type_name -> bongsu.node.v1.RoomIDsQuery
-	31, // 37: bongsu.node.v1.QueryReply.credential:type_name -> bongsu.node.v1.Credential
-	32, // 38: bongsu.node.v1.QueryReply.session:type_name -> bongsu.node.v1.SessionState
-	47, // 39: bongsu.node.v1.QueryReply.get_me:type_name -> bongsu.edge.v1.GetMeResponse
-	48, // 40: bongsu.node.v1.QueryReply.find:type_name -> bongsu.edge.v1.FindResponse
-	49, // 41: bongsu.node.v1.QueryReply.list_friends:type_name -> bongsu.edge.v1.ListFriendsResponse
-	50, // 42: bongsu.node.v1.QueryReply.devices:type_name -> bongsu.edge.v1.ListDevicesResponse
-	51, // 43: bongsu.node.v1.QueryReply.room:type_name -> bongsu.edge.v1.Room
-	52, // 44: bongsu.node.v1.QueryReply.list_rooms:type_name -> bongsu.edge.v1.ListRoomsResponse
-	53, // 45: bongsu.node.v1.QueryReply.history:type_name -> bongsu.edge.v1.ListResponse
-	33, // 46: bongsu.node.v1.QueryReply.people:type_name -> bongsu.node.v1.People
-	34, // 47: bongsu.node.v1.QueryReply.lost:type_name -> bongsu.node.v1.LostPositions
-	35, // 48: bongsu.node.v1.QueryReply.room_ids:type_name -> bongsu.node.v1.RoomIDs
-	37, // 49: bongsu.node.v1.People.people:type_name -> bongsu.node.v1.People.Person
-	39, // 50: bongsu.node.v1.LostPositions.lost:type_name -> bongsu.edge.v1.Position
-	54, // 51: bongsu.node.v1.FeedItem.event:type_name -> bongsu.edge.v1.Event
-	41, // 52: bongsu.node.v1.People.Person.user:type_name -> bongsu.edge.v1.User
-	53, // [53:53] is the sub-list for method output_type
-	53, // [53:53] is the sub-list for method input_type
-	53, // [53:53] is the sub-list for extension type_name
-	53, // [53:53] is the sub-list for extension extendee
-	0,  // [0:53] is the sub-list for field type_name
+	40, // 20: bongsu.node.v1.Reply.error:type_name -> bongsu.edge.v1.Error
+	41, // 21: bongsu.node.v1.Reply.message:type_name -> bongsu.edge.v1.Message
+	20, // 22: bongsu.node.v1.Reply.refresh:type_name -> bongsu.node.v1.Refresh
+	42, // 23: bongsu.node.v1.Reply.user:type_name -> bongsu.edge.v1.User
+	21, // 24: bongsu.node.v1.Reply.revoked:type_name -> bongsu.node.v1.RevokedDevices
+	39, // 25: bongsu.node.v1.Query.at_least:type_name -> bongsu.edge.v1.Position
+	23, // 26: bongsu.node.v1.Query.credential:type_name -> bongsu.node.v1.CredentialQuery
+	24, // 27: bongsu.node.v1.Query.session:type_name -> bongsu.node.v1.SessionQuery
+	43, // 28: bongsu.node.v1.Query.get_me:type_name -> bongsu.edge.v1.GetMeRequest
+	44, // 29: bongsu.node.v1.Query.find:type_name -> bongsu.edge.v1.FindRequest
+	45, // 30: bongsu.node.v1.Query.list_friends:type_name -> bongsu.edge.v1.ListFriendsRequest
+	25, // 31: bongsu.node.v1.Query.devices:type_name -> bongsu.node.v1.DevicesQuery
+	26, // 32: bongsu.node.v1.Query.room:type_name -> bongsu.node.v1.RoomQuery
+	46, // 33: bongsu.node.v1.Query.list_rooms:type_name -> bongsu.edge.v1.ListRoomsRequest
+	27, // 34: bongsu.node.v1.Query.history:type_name -> bongsu.node.v1.HistoryQuery
+	28, // 35: bongsu.node.v1.Query.people:type_name -> bongsu.node.v1.PeopleQuery
+	47, // 36: bongsu.node.v1.Query.positions:type_name -> bongsu.edge.v1.HelloRequest
+	29, // 37: bongsu.node.v1.Query.room_ids:type_name -> bongsu.node.v1.RoomIDsQuery
+	40, // 38: bongsu.node.v1.QueryReply.error:type_name -> bongsu.edge.v1.Error
+	31, // 39: bongsu.node.v1.QueryReply.credential:type_name -> bongsu.node.v1.Credential
+	32, // 40: bongsu.node.v1.QueryReply.session:type_name -> bongsu.node.v1.SessionState
+	48, // 41: bongsu.node.v1.QueryReply.get_me:type_name -> bongsu.edge.v1.GetMeResponse
+	49, // 42: bongsu.node.v1.QueryReply.find:type_name -> bongsu.edge.v1.FindResponse
+	50, // 43: bongsu.node.v1.QueryReply.list_friends:type_name -> bongsu.edge.v1.ListFriendsResponse
+	51, // 44: bongsu.node.v1.QueryReply.devices:type_name -> bongsu.edge.v1.ListDevicesResponse
+	52, // 45: bongsu.node.v1.QueryReply.room:type_name -> bongsu.edge.v1.Room
+	53, // 46: bongsu.node.v1.QueryReply.list_rooms:type_name -> bongsu.edge.v1.ListRoomsResponse
+	54, // 47: bongsu.node.v1.QueryReply.history:type_name -> bongsu.edge.v1.ListResponse
+	33, // 48: bongsu.node.v1.QueryReply.people:type_name -> bongsu.node.v1.People
+	34, // 49: bongsu.node.v1.QueryReply.lost:type_name -> bongsu.node.v1.LostPositions
+	35, // 50: bongsu.node.v1.QueryReply.room_ids:type_name -> bongsu.node.v1.RoomIDs
+	37, // 51: bongsu.node.v1.People.people:type_name -> bongsu.node.v1.People.Person
+	39, // 52: bongsu.node.v1.LostPositions.lost:type_name -> bongsu.edge.v1.Position
+	55, // 53: bongsu.node.v1.FeedItem.event:type_name -> bongsu.edge.v1.Event
+	42, // 54: bongsu.node.v1.People.Person.user:type_name -> bongsu.edge.v1.User
+	55, // [55:55] is the sub-list for method output_type
+	55, // [55:55] is the sub-list for method input_type
+	55, // [55:55] is the sub-list for extension type_name
+	55, // [55:55] is the sub-list for extension extendee
+	0,  // [0:55] is the sub-list for field type_name
 }
 
 func init() { file_bongsu_node_v1_command_proto_init() }
