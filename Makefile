@@ -1,0 +1,67 @@
+# Bongsu. `make` lists the targets; each is one line, anything with a branch is a program.
+.DEFAULT_GOAL := help
+GO ?= go
+BUF := $(GO) tool -modfile=tools/go.mod buf
+LDFLAGS := -s -w -X main.version=$(shell git describe --always --dirty 2>/dev/null || echo dev)
+WEB_SOURCES := $(shell git ls-files -co --exclude-standard web 2>/dev/null | grep -v -e '^web/dist' -e '\.go$$')
+
+.PHONY: help run build client test check generate generated test-go test-race test-web test-e2e test-drill drill bench fuzz screenshots
+
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+
+run: build ## build everything and serve http://localhost:8080 with data in ./data
+	@exec bin/bongsu serve --data data --listen localhost:8080
+
+build: web/dist/index.html ## build bin/bongsu with the client embedded
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/bongsu ./cmd/bongsu
+
+client: web/dist/index.html ## build the web client into web/dist
+
+web/node_modules/.package-lock.json: web/package-lock.json
+	cd web && npm ci --no-fund --no-audit && touch node_modules/.package-lock.json
+
+web/dist/index.html: web/node_modules/.package-lock.json $(WEB_SOURCES)
+	cd web && npm run --silent build && touch dist/index.html
+
+test: check test-go test-race test-web test-e2e test-drill ## run everything that tests it (what CI runs)
+
+check: generated ## formatting, vet, types, generated code
+	@test -z "$$(gofmt -l $$(git ls-files -co --exclude-standard '*.go' | grep -v ^gen/))" || { echo 'not gofmt-formatted:'; gofmt -l $$(git ls-files -co --exclude-standard '*.go' | grep -v ^gen/); exit 1; }
+	$(GO) vet ./...
+
+generate: web/node_modules/.package-lock.json ## generate Go and TypeScript from proto/
+	$(BUF) format -w proto && $(BUF) lint && $(BUF) generate && $(BUF) generate --template buf.gen.web.yaml --path proto/bongsu/edge/v1
+
+generated: generate ## fail if generated code differs from what is committed
+	@git diff --exit-code --stat -- gen web/src/gen proto || { echo 'generated code differs: commit what `make generate` made'; exit 1; }
+
+test-go: ## Go tests
+	$(GO) test -timeout 10m ./...
+
+test-race: ## Go tests under the race detector, where goroutines meet
+	$(GO) test -race -short -timeout 10m ./shard/... ./gateway/... ./journal/... ./view/... ./client/... ./services/... ./node/...
+
+test-web: web/node_modules/.package-lock.json ## types, unit tests and size budget of the web client
+	cd web && npm run --silent check && npm test --silent && npm run --silent build && npm run --silent size
+
+test-e2e: build ## end-to-end tests in headless Chromium
+	cd web && node e2e/chromium.mjs && npm run --silent e2e
+
+test-drill: build ## a slice of the drills, as CI runs it
+	bin/bongsu drill crash --kills 12 --seconds 90
+	bin/bongsu drill power --cuts 100 --seconds 180
+
+drill: build ## the drills in full: 100 kills, 1,000 power cuts
+	bin/bongsu drill crash --kills 100
+	bin/bongsu drill power --cuts 1000
+
+bench: build ## first figures: W1 (100 senders) and W5 (history)
+	bin/bongsu bench send --senders 100
+	bin/bongsu bench history --messages 100000
+
+fuzz: ## fuzz every decoder for 30 s each
+	$(GO) run ./internal/house/fuzzall -time 30s
+
+screenshots: build ## take docs/screenshots anew in real Chromium
+	cd web && node e2e/chromium.mjs && npm run --silent screenshots
