@@ -49,7 +49,9 @@ type Entry struct {
 type Lease struct {
 	Term Term
 	// Applied is the index up to which the holder must have applied the log
-	// before it decides anything: everything committed before its own term.
+	// before it decides anything: everything committed before its own term, and
+	// in it before this lease was given. It is the index of an entry that Read
+	// returns (or has trimmed), 0 while there is none.
 	Applied Index
 }
 
@@ -73,6 +75,10 @@ type Log interface {
 	// Errors and what they mean:
 	//   ErrNotOwner     definite: the entry is not and will not be in the log.
 	//   ErrTooLarge     definite, likewise.
+	//   ErrNoSpace      definite, likewise: the disk reserve would be touched.
+	//   ErrCancelled    definite, likewise: ctx was done before anything began.
+	//   ErrClosed       definite, likewise: the journal was closed before.
+	//   *LostTailError  definite, likewise: the shard's log is damaged.
 	//   *FencedError    unknown: the store failed; it accepts nothing from now on.
 	//   ErrUnknown      unknown: the entry may be in the log now or later. The
 	//                   caller drops what it staged, asks for a new Lease and reads.
@@ -83,14 +89,18 @@ type Log interface {
 	// least one and about maxBytes at most; it waits while there is none.
 	// ErrTrimmed: entries above after have been trimmed. *CorruptError: what the
 	// disk gave back is not what was written; nothing of it is returned.
+	// *LostTailError: the shard's log is damaged; what exists has been returned
+	// before, and nothing will follow. *FencedError: likewise for the store.
 	Read(ctx context.Context, after Index, maxBytes int) ([]Entry, error)
 
-	// Last returns the position of the last committed entry known here.
+	// Last returns the position of the last committed entry known here (one that
+	// Read returns or has trimmed); the zero Position while there is none.
 	Last() Position
 
 	// Contains tells whether the history of this log has an entry (or internal
 	// entry) at exactly this position. Positions before the trimmed part are
-	// taken on trust of their term's range. False for one beyond the end.
+	// taken on trust of their term's range. False for one beyond the end. The
+	// zero Position is before everything: every history contains it.
 	Contains(p Position) bool
 
 	// SetMark tells the journal what the shard has applied, with the running
@@ -123,7 +133,18 @@ var (
 	ErrTooLarge = errors.New("journal: entry too large")
 	ErrTrimmed  = errors.New("journal: entries trimmed")
 	ErrClosed   = errors.New("journal: closed")
+
+	ErrNoSpace   = errors.New("journal: disk reserve reached")
+	ErrCancelled = errors.New("journal: cancelled before the append began")
 )
+
+// Definite tells whether an error of Append means that the entry is not and will
+// not be in the log. After any other error the outcome is unknown.
+func Definite(err error) bool {
+	var lost *LostTailError
+	return errors.Is(err, ErrNotOwner) || errors.Is(err, ErrTooLarge) || errors.Is(err, ErrNoSpace) ||
+		errors.Is(err, ErrCancelled) || errors.Is(err, ErrClosed) || errors.As(err, &lost)
+}
 
 // FencedError: a store has met its first fsync, checksum or space error and
 // acknowledges nothing any more (invariant 7).
