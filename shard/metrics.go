@@ -1,0 +1,90 @@
+package shard
+
+import (
+	"strconv"
+
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+// metrics counts what owners do. It is registered where the node says; there is
+// no global registry.
+type metrics struct {
+	commands, bytes         *prometheus.HistogramVec
+	wait, decide, append    *prometheus.HistogramVec
+	depth                   *prometheus.GaugeVec
+	refused                 *prometheus.CounterVec
+	unknown, panics         *prometheus.CounterVec
+	feed, delivered, lost   *prometheus.CounterVec
+	outboxFailed, recovered *prometheus.CounterVec
+}
+
+func newMetrics() *metrics {
+	shard := []string{"shard"}
+	histogram := func(name, help string, buckets []float64) *prometheus.HistogramVec {
+		return prometheus.NewHistogramVec(prometheus.HistogramOpts{
+			Namespace: "bongsu", Subsystem: "shard", Name: name, Help: help, Buckets: buckets,
+		}, shard)
+	}
+	counter := func(name, help string, labels ...string) *prometheus.CounterVec {
+		return prometheus.NewCounterVec(prometheus.CounterOpts{
+			Namespace: "bongsu", Subsystem: "shard", Name: name, Help: help,
+		}, append(shard, labels...))
+	}
+	seconds := prometheus.ExponentialBuckets(0.00005, 2, 18) // 50 µs to 6.5 s
+	return &metrics{
+		commands: histogram("batch_commands", "Commands in a batch.", prometheus.ExponentialBuckets(1, 2, 12)),
+		bytes:    histogram("record_bytes", "Encoded bytes of a record.", prometheus.ExponentialBuckets(64, 4, 8)),
+		wait:     histogram("queue_wait_seconds", "Time from arrival to decision.", seconds),
+		decide:   histogram("decide_seconds", "Time to decide and stage a batch.", seconds),
+		append:   histogram("append_seconds", "Time of an append to the journal.", seconds),
+		depth: prometheus.NewGaugeVec(prometheus.GaugeOpts{
+			Namespace: "bongsu", Subsystem: "shard", Name: "queue_depth", Help: "Commands waiting.",
+		}, shard),
+		refused:      counter("refused_total", "Commands refused by the shard's condition.", "reason"),
+		unknown:      counter("unknown_total", "Commands whose outcome was left unknown."),
+		panics:       counter("panics_total", "Commands or events that panicked."),
+		feed:         counter("feed_items_total", "Items published."),
+		delivered:    counter("effects_total", "Effects delivered to other shards."),
+		outboxFailed: counter("effects_failed_total", "Deliveries of effects that failed and will be repeated."),
+		lost:         counter("lost_positions_total", "Presented positions that the history does not contain."),
+		recovered:    counter("recoveries_total", "Times ownership was lost or an outcome unknown."),
+	}
+}
+
+func (m *metrics) register(r prometheus.Registerer) error {
+	if r == nil {
+		return nil
+	}
+	for _, c := range []prometheus.Collector{
+		m.commands, m.bytes, m.wait, m.decide, m.append, m.depth, m.refused, m.unknown,
+		m.panics, m.feed, m.delivered, m.outboxFailed, m.lost, m.recovered,
+	} {
+		if err := r.Register(c); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// shardMetrics is metrics with the shard's label filled in once.
+type shardMetrics struct {
+	commands, bytes, wait, decide, append                            prometheus.Observer
+	depth                                                            prometheus.Gauge
+	unknown, panics, feed, delivered, outboxFailed, lost, recoveries prometheus.Counter
+	refused                                                          *prometheus.CounterVec
+}
+
+func (m *metrics) of(shard int) *shardMetrics {
+	l := strconv.Itoa(shard)
+	return &shardMetrics{
+		commands: m.commands.WithLabelValues(l), bytes: m.bytes.WithLabelValues(l),
+		wait: m.wait.WithLabelValues(l), decide: m.decide.WithLabelValues(l), append: m.append.WithLabelValues(l),
+		depth: m.depth.WithLabelValues(l), unknown: m.unknown.WithLabelValues(l),
+		panics: m.panics.WithLabelValues(l), feed: m.feed.WithLabelValues(l),
+		delivered: m.delivered.WithLabelValues(l), outboxFailed: m.outboxFailed.WithLabelValues(l),
+		lost: m.lost.WithLabelValues(l), recoveries: m.recovered.WithLabelValues(l),
+		refused: m.refused.MustCurryWith(prometheus.Labels{"shard": l}),
+	}
+}
+
+func (m *shardMetrics) refuse(why reason) { m.refused.WithLabelValues(why.reason).Inc() }

@@ -1,0 +1,205 @@
+// Package shard runs all shards of a machine: one owner a shard decides
+// commands and appends them to the journal, an outbox pump carries effects to
+// other shards, and queries are answered from the views.
+//
+// Vocabulary: a Set holds all shards of the machine. An owner is the one
+// goroutine that decides for a shard: it drains the inbox into a batch, decides
+// each command on a stage of the view, appends ONE record to the journal, and
+// only when that is committed commits the stage, answers the senders and
+// publishes the feed (DESIGN §4). A refusal is a definite no with nothing
+// changed; an error of Do means that the outcome is unknown (invariant 4).
+//
+// Concurrency: Do, Query, Ready and the rest of Set may be called from any
+// goroutine. What an owner holds is touched by its goroutine alone, except the
+// inbox, the status and the mark's broadcast, which have locks of their own; no
+// lock is held while another is taken. Feed is called from the owners'
+// goroutines, in journal order within a shard, and must not block.
+//
+// What it does not do: it knows no rules (package chat does), keeps no state
+// but what is on its way, authenticates nobody, never trims the journal and
+// never rebuilds a damaged view: it says so, and the node does.
+package shard
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/bongsu-im/bongsu/chat"
+	nodev1 "github.com/bongsu-im/bongsu/gen/bongsu/node/v1"
+	"github.com/bongsu-im/bongsu/internal/clock"
+	"github.com/bongsu-im/bongsu/internal/id"
+	"github.com/bongsu-im/bongsu/journal"
+	"github.com/bongsu-im/bongsu/view"
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+// Config says what a Set stands on and what bounds it. Zero values of optional
+// fields mean the default given with each.
+type Config struct {
+	Journal journal.Journal
+	View    *view.Store // opened with the same number of shards
+	Shards  int
+	Clock   clock.Clock // nil: clock.System
+
+	// Feed gets what was applied, record by record; nil: nobody listens. The
+	// items must not be modified.
+	Feed func([]*nodev1.FeedItem)
+
+	Logger     *slog.Logger          // nil: discards
+	Registerer prometheus.Registerer // nil: metrics are kept but not shown
+
+	InboxCommands int // waiting commands a shard; 4,096
+	InboxBytes    int // their encoded bytes; 8 MiB
+	BatchCommands int // commands in one record; 2,048
+	BatchBytes    int // encoded bytes of one batch; 512 KiB
+
+	OutboxInFlight int           // effects under way at once, a shard; 64
+	LeaseGrace     time.Duration // how long commands may wait for an owner before they are refused; 1 s
+	AppendTimeout  time.Duration // after which the outcome of an append is given up as unknown; 30 s
+	DrainTimeout   time.Duration // how long Run, once cancelled, waits for an append in flight; 5 s
+	QueryWait      time.Duration // longest wait for at_least positions, within the caller's deadline; 2 s
+}
+
+func (c Config) withDefaults() (Config, error) {
+	if c.Journal == nil || c.View == nil {
+		return c, errors.New("shard: journal and view must be given")
+	}
+	if c.Shards < 1 || c.Shards > id.Partitions || c.View.Shards() != c.Shards {
+		return c, fmt.Errorf("shard: %d shards configured, the view has %d", c.Shards, c.View.Shards())
+	}
+	if c.Clock == nil {
+		c.Clock = clock.System{}
+	}
+	if c.Feed == nil {
+		c.Feed = func([]*nodev1.FeedItem) {}
+	}
+	if c.Logger == nil {
+		c.Logger = slog.New(slog.DiscardHandler)
+	}
+	for _, f := range []struct {
+		value *int
+		want  int
+	}{
+		{&c.InboxCommands, 4096},
+		{&c.InboxBytes, 8 << 20},
+		{&c.BatchCommands, 2048},
+		{&c.BatchBytes, 512 << 10},
+		{&c.OutboxInFlight, 64},
+	} {
+		if *f.value < 0 {
+			return c, errors.New("shard: negative bound in configuration")
+		}
+		if *f.value == 0 {
+			*f.value = f.want
+		}
+	}
+	if c.BatchBytes > journal.MaxEntryBytes/2 {
+		return c, fmt.Errorf("shard: batches of %d bytes may not fit into an entry", c.BatchBytes)
+	}
+	for _, f := range []struct {
+		value *time.Duration
+		want  time.Duration
+	}{
+		{&c.LeaseGrace, time.Second},
+		{&c.AppendTimeout, 30 * time.Second},
+		{&c.DrainTimeout, 5 * time.Second},
+		{&c.QueryWait, 2 * time.Second},
+	} {
+		if *f.value < 0 {
+			return c, errors.New("shard: negative time in configuration")
+		}
+		if *f.value == 0 {
+			*f.value = f.want
+		}
+	}
+	return c, nil
+}
+
+// Set is all shards of a machine.
+type Set struct {
+	cfg     Config
+	owners  []*owner
+	metrics *metrics
+}
+
+// New checks the configuration and makes a Set. Nothing runs until Run.
+func New(cfg Config) (*Set, error) {
+	cfg, err := cfg.withDefaults()
+	if err != nil {
+		return nil, err
+	}
+	s := &Set{cfg: cfg, metrics: newMetrics()}
+	if err := s.metrics.register(cfg.Registerer); err != nil {
+		return nil, fmt.Errorf("shard: register metrics: %w", err)
+	}
+	for n := range cfg.Shards {
+		s.owners = append(s.owners, newOwner(s, n))
+	}
+	return s, nil
+}
+
+// Run runs every shard until ctx ends, then stops admitting, finishes what is
+// in flight and returns nil. A shard that cannot serve (damage, a fenced store)
+// does not end Run: the others go on, and Ready says which and why. Run is
+// called once.
+func (s *Set) Run(ctx context.Context) error {
+	var wg sync.WaitGroup
+	for _, o := range s.owners {
+		wg.Go(func() { o.run(ctx) })
+		wg.Go(func() { o.pump.run(ctx) })
+	}
+	wg.Wait()
+	return nil
+}
+
+// Ready returns nil when every shard serves. Otherwise the error names each
+// shard that does not, and why; errors.As finds *DamagedError,
+// *view.FencedError and *journal.FencedError in it.
+func (s *Set) Ready() error {
+	var errs []error
+	for n, o := range s.owners {
+		if err := o.status.ready(); err != nil {
+			errs = append(errs, fmt.Errorf("shard %d: %w", n, err))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// Shards returns how many shards the set has.
+func (s *Set) Shards() int { return len(s.owners) }
+
+// Do asks the owner of the command's shard to decide it and returns the answer
+// once what it stands on is durable. A refusal is in Reply.Error: nothing was
+// changed. An error means that the outcome is unknown: the command may be, or
+// become, part of history. Repeating commands with a client ID is safe.
+func (s *Set) Do(ctx context.Context, cmd *nodev1.Command) (*nodev1.Reply, error) {
+	o, refusal := s.route(cmd)
+	if refusal != nil {
+		return refusal, nil
+	}
+	return o.inbox.do(ctx, cmd)
+}
+
+func (s *Set) route(cmd *nodev1.Command) (*owner, *nodev1.Reply) {
+	p, err := chat.Partition(cmd)
+	switch {
+	case err == nil:
+		return s.owner(p), nil
+	case errors.Is(err, chat.ErrByShard):
+		n := cmd.GetFinishEffects().GetShard() + cmd.GetNoteTailLost().GetShard() // one of them is absent
+		if int64(n) < int64(len(s.owners)) {
+			return s.owners[n], nil
+		}
+		return nil, refusal(badShard)
+	}
+	if e, ok := chat.AsRefusal(err); ok {
+		return nil, &nodev1.Reply{Error: e}
+	}
+	return nil, refusal(badShard)
+}
+
+func (s *Set) owner(p id.Partition) *owner { return s.owners[p.Shard(len(s.owners))] }
