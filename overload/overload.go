@@ -114,3 +114,9 @@ func Deadline(c Class, wish time.Duration) time.Duration {
 	}
 	return wish
 }
+
+// Known tells whether a method has been given a class.
+func Known(method string) bool {
+	_, ok := methods[method]
+	return ok
+}

@@ -1,0 +1,265 @@
+package gateway
+
+import (
+	"slices"
+	"sync"
+	"time"
+
+	nodev1 "github.com/bongsu-im/bongsu/gen/bongsu/node/v1"
+	"github.com/bongsu-im/bongsu/internal/id"
+)
+
+// leftMemory bounds what the hub remembers about who just left which room.
+const (
+	leftMemory = 1 << 16
+	leftFor    = 30 * time.Second
+)
+
+// hub knows who listens here: which sessions each user has, and which sessions
+// hear of each room. It holds no lock while it hands out frames.
+type hub struct {
+	mu    sync.Mutex // guards what follows, and hubSeat of every session
+	users map[id.ID]map[*session]struct{}
+	rooms map[id.ID]map[*session]struct{}
+	// left remembers who a room's own shard has just said left it. The
+	// account's list of rooms follows by the outbox, so for a moment it still
+	// names the room: neither a late item nor a list read at sign-in may
+	// subscribe them to it again.
+	left map[leftKey]time.Time
+}
+
+type leftKey struct{ user, room id.ID }
+
+// hubSeat is what the hub keeps of a session.
+type hubSeat struct {
+	user, device id.ID
+	rooms        map[id.ID]struct{}
+	// decided holds, while the session's rooms are being read, what the feed
+	// said of them meanwhile: it is newer than the list.
+	decided map[id.ID]struct{}
+}
+
+func newHub() *hub {
+	return &hub{
+		users: make(map[id.ID]map[*session]struct{}),
+		rooms: make(map[id.ID]map[*session]struct{}),
+		left:  make(map[leftKey]time.Time),
+	}
+}
+
+// join registers a session under its user, before its rooms are read, so that
+// what happens meanwhile is not missed.
+func (h *hub) join(s *session, who caller) {
+	user := who.user
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	s.seat = hubSeat{user: user, device: who.device, rooms: make(map[id.ID]struct{}), decided: make(map[id.ID]struct{})}
+	if h.users[user] == nil {
+		h.users[user] = make(map[*session]struct{})
+	}
+	h.users[user][s] = struct{}{}
+}
+
+// settle subscribes a session to the rooms that were read for it, but for
+// those that the feed has decided about since join.
+func (h *hub) settle(s *session, rooms []id.ID, now time.Time) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if s.seat.rooms == nil {
+		return // gone meanwhile
+	}
+	for _, room := range rooms {
+		if _, known := s.seat.decided[room]; known || h.leftLocked(s.seat.user, room, now) {
+			continue
+		}
+		h.subscribeLocked(s, room)
+	}
+	s.seat.decided = nil
+}
+
+// remove forgets a session.
+func (h *hub) remove(s *session) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for room := range s.seat.rooms {
+		h.dropLocked(s, room)
+	}
+	if all := h.users[s.seat.user]; all != nil {
+		delete(all, s)
+		if len(all) == 0 {
+			delete(h.users, s.seat.user)
+		}
+	}
+	s.seat = hubSeat{}
+}
+
+func (h *hub) subscribeLocked(s *session, room id.ID) {
+	if h.rooms[room] == nil {
+		h.rooms[room] = make(map[*session]struct{})
+	}
+	h.rooms[room][s] = struct{}{}
+	s.seat.rooms[room] = struct{}{}
+}
+
+func (h *hub) dropLocked(s *session, room id.ID) {
+	delete(s.seat.rooms, room)
+	if all := h.rooms[room]; all != nil {
+		delete(all, s)
+		if len(all) == 0 {
+			delete(h.rooms, room)
+		}
+	}
+}
+
+func (h *hub) leftLocked(user, room id.ID, now time.Time) bool {
+	at, ok := h.left[leftKey{user, room}]
+	return ok && now.Sub(at) < leftFor
+}
+
+func (h *hub) noteLeftLocked(user, room id.ID, now time.Time) {
+	if len(h.left) >= leftMemory {
+		for k, at := range h.left {
+			if now.Sub(at) >= leftFor {
+				delete(h.left, k)
+			}
+		}
+	}
+	if len(h.left) < leftMemory {
+		h.left[leftKey{user, room}] = now
+	}
+}
+
+// feedItem is a FeedItem whose IDs have been read.
+type feedItem struct {
+	room, user             id.ID
+	subscribe, unsubscribe []id.ID
+	revoked                []id.ID
+	hasEvent               bool
+}
+
+func readItem(item *nodev1.FeedItem) (f feedItem, err error) {
+	f.hasEvent = item.GetEvent() != nil
+	if len(item.GetRoomId()) > 0 {
+		if f.room, err = id.FromBytes(id.Room, item.GetRoomId()); err != nil {
+			return f, err
+		}
+	}
+	if len(item.GetUserId()) > 0 {
+		if f.user, err = id.FromBytes(id.User, item.GetUserId()); err != nil {
+			return f, err
+		}
+	}
+	if f.subscribe, err = readIDs(id.User, item.GetSubscribe()); err != nil {
+		return f, err
+	}
+	if f.unsubscribe, err = readIDs(id.User, item.GetUnsubscribe()); err != nil {
+		return f, err
+	}
+	f.revoked, err = readIDs(id.Device, item.GetRevokedDeviceIds())
+	return f, err
+}
+
+func readIDs(kind id.Kind, list [][]byte) ([]id.ID, error) {
+	var out []id.ID
+	for _, raw := range list {
+		i, err := id.FromBytes(kind, raw)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, i)
+	}
+	return out, nil
+}
+
+// apply makes the item's changes of subscriptions and returns who hears of it
+// and whose device was revoked: newcomers are in the audience, and so are
+// those who leave.
+func (h *hub) apply(f feedItem, now time.Time) (audience, ended []*session) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	// An item with an event comes from the room's own shard, which knows best;
+	// one without from an account's list, which follows.
+	for _, user := range f.subscribe {
+		if f.hasEvent {
+			delete(h.left, leftKey{user, f.room})
+		} else if h.leftLocked(user, f.room, now) {
+			continue
+		}
+		for s := range h.users[user] {
+			h.subscribeLocked(s, f.room)
+			if s.seat.decided != nil {
+				s.seat.decided[f.room] = struct{}{}
+			}
+		}
+	}
+	if f.hasEvent {
+		from := h.rooms[f.room]
+		if f.room.IsZero() {
+			from = h.users[f.user]
+		}
+		for s := range from {
+			audience = append(audience, s)
+		}
+	}
+	for _, user := range f.unsubscribe {
+		if f.hasEvent {
+			h.noteLeftLocked(user, f.room, now)
+		}
+		for s := range h.users[user] {
+			h.dropLocked(s, f.room)
+			if s.seat.decided != nil {
+				s.seat.decided[f.room] = struct{}{}
+			}
+		}
+	}
+	if len(f.revoked) > 0 {
+		for s := range h.users[f.user] {
+			if slices.Contains(f.revoked, s.seat.device) {
+				ended = append(ended, s)
+			}
+		}
+	}
+	return audience, ended
+}
+
+// othersInRoom returns the sessions in a room but for user's, and whether user
+// has one in it.
+func (h *hub) othersInRoom(room, user id.ID) (others []*session, member bool) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for s := range h.rooms[room] {
+		if s.seat.user == user {
+			member = true
+			continue
+		}
+		others = append(others, s)
+	}
+	return others, member
+}
+
+// Feed hands out what a shard has just applied. It is called from the shards'
+// goroutines, for one shard in the order of its journal, and does not block.
+func (g *Gateway) Feed(items []*nodev1.FeedItem) {
+	for _, item := range items {
+		f, err := readItem(item)
+		if err != nil {
+			g.metrics.badFeed.Inc()
+			g.log.Error("feed item set aside", "shard", item.GetShard(), "index", item.GetIndex(), "error", err)
+			continue
+		}
+		// The set first: a session that starts now looks there after it joined.
+		for _, device := range f.revoked {
+			g.revokedDevice(device)
+		}
+		audience, ended := g.hub.apply(f, time.Now())
+		if len(audience) > 0 {
+			event := newPrepared(item.GetEvent())
+			for _, s := range audience {
+				s.offer(event, false)
+			}
+		}
+		for _, s := range ended {
+			s.finish(closeRevoked, "this device was signed out", true)
+		}
+	}
+}

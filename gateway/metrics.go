@@ -1,0 +1,80 @@
+package gateway
+
+import (
+	"fmt"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/bongsu-im/bongsu/overload"
+)
+
+// metrics are what the gateway counts. Labels are bounded: methods, codes,
+// classes and kinds are sets in the code, never words of a client.
+type metrics struct {
+	requests      *prometheus.CounterVec // method, code
+	latency       *prometheus.HistogramVec
+	retries       prometheus.Counter
+	panics        prometheus.Counter
+	refused       *prometheus.CounterVec // class
+	handshakes    *prometheus.CounterVec // result
+	framesIn      *prometheus.CounterVec // protocol
+	framesOut     *prometheus.CounterVec
+	badFrames     *prometheus.CounterVec // kind
+	eventsDropped prometheus.Counter
+	badFeed       prometheus.Counter
+	graces        prometheus.Counter
+	hashWait      prometheus.Histogram
+}
+
+func newMetrics(r prometheus.Registerer, g *Gateway) (*metrics, error) {
+	counter := func(name, help string) prometheus.Counter {
+		return prometheus.NewCounter(prometheus.CounterOpts{Namespace: "bongsu", Subsystem: "gateway", Name: name, Help: help})
+	}
+	vec := func(name, help string, labels ...string) *prometheus.CounterVec {
+		return prometheus.NewCounterVec(prometheus.CounterOpts{Namespace: "bongsu", Subsystem: "gateway", Name: name, Help: help}, labels)
+	}
+	gauge := func(name, help string, value func() float64) prometheus.Collector {
+		return prometheus.NewGaugeFunc(prometheus.GaugeOpts{Namespace: "bongsu", Subsystem: "gateway", Name: name, Help: help}, value)
+	}
+	m := &metrics{
+		requests: vec("requests_total", "Requests by method and code, RPC and sockets alike.", "method", "code"),
+		latency: prometheus.NewHistogramVec(prometheus.HistogramOpts{
+			Namespace: "bongsu", Subsystem: "gateway", Name: "request_seconds", Help: "Time from decoded request to answer.",
+			Buckets: []float64{.0005, .001, .002, .005, .01, .02, .05, .1, .2, .5, 1, 2, 5, 10, 30, 60},
+		}, []string{"method"}),
+		retries:       counter("backend_retries_total", "Commands and queries submitted again inside their deadline."),
+		panics:        counter("panics_total", "Methods that panicked."),
+		refused:       vec("admission_refused_total", "Requests turned away by class before any work.", "class"),
+		handshakes:    vec("handshakes_total", "WebSocket handshakes by result.", "result"),
+		framesIn:      vec("frames_in_total", "WebSocket messages received.", "protocol"),
+		framesOut:     vec("frames_out_total", "WebSocket messages written.", "protocol"),
+		badFrames:     vec("frames_bad_total", "Frames that are no request, by what is wrong.", "kind"),
+		eventsDropped: counter("events_dropped_total", "Events not queued because a session lagged."),
+		badFeed:       counter("feed_bad_total", "Feed items that cannot be read or encoded."),
+		graces:        counter("grace_sessions_total", "Sessions honoured while the backend could not be asked."),
+		hashWait: prometheus.NewHistogram(prometheus.HistogramOpts{
+			Namespace: "bongsu", Subsystem: "gateway", Name: "argon2_wait_seconds", Help: "Wait for a slot to hash a password.",
+			Buckets: []float64{.001, .01, .05, .1, .2, .5, 1, 2, 5, 10},
+		}),
+	}
+	all := []prometheus.Collector{
+		m.requests, m.latency, m.retries, m.panics, m.refused, m.handshakes, m.framesIn, m.framesOut, m.badFrames,
+		m.eventsDropped, m.badFeed, m.graces, m.hashWait,
+		gauge("sessions", "Open sockets.", func() float64 { return float64(g.Sessions()) }),
+		gauge("argon2_waiting", "Passwords waiting to be hashed.", func() float64 { n, _, _ := g.hashing.Stats(); return float64(n) }),
+		gauge("argon2_turned_away", "Passwords not hashed because the queue was full.", func() float64 { _, _, n := g.hashing.Stats(); return float64(n) }),
+		gauge("revoked_devices", "Devices revoked within a token's life.", func() float64 { n, _ := g.revoked.Len(); return float64(n) }),
+	}
+	for c := overload.Send; c.Valid(); c++ {
+		all = append(all, prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+			Namespace: "bongsu", Subsystem: "gateway", Name: "in_flight", Help: "Requests being served, by class.",
+			ConstLabels: prometheus.Labels{"class": c.String()},
+		}, func() float64 { return float64(g.admission.InFlight(c)) }))
+	}
+	for _, c := range all {
+		if err := r.Register(c); err != nil {
+			return nil, fmt.Errorf("register metrics: %w", err)
+		}
+	}
+	return m, nil
+}
