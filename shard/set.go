@@ -124,6 +124,8 @@ type Set struct {
 	cfg     Config
 	owners  []*owner
 	metrics *metrics
+
+	background background
 }
 
 // New checks the configuration and makes a Set. Nothing runs until Run.
@@ -153,6 +155,7 @@ func (s *Set) Run(ctx context.Context) error {
 		wg.Go(func() { o.pump.run(ctx) })
 	}
 	wg.Wait()
+	s.background.stop()
 	return nil
 }
 
@@ -203,3 +206,26 @@ func (s *Set) route(cmd *nodev1.Command) (*owner, *nodev1.Reply) {
 }
 
 func (s *Set) owner(p id.Partition) *owner { return s.owners[p.Shard(len(s.owners))] }
+
+// background is what queries have started and do not wait for; Run does.
+type background struct {
+	mu      sync.Mutex
+	stopped bool
+	wg      sync.WaitGroup
+}
+
+// start runs fn, unless the set has stopped.
+func (b *background) start(fn func()) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if !b.stopped {
+		b.wg.Go(fn)
+	}
+}
+
+func (b *background) stop() {
+	b.mu.Lock()
+	b.stopped = true
+	b.mu.Unlock()
+	b.wg.Wait()
+}

@@ -1,0 +1,237 @@
+package shard
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/bongsu-im/bongsu/chat"
+	nodev1 "github.com/bongsu-im/bongsu/gen/bongsu/node/v1"
+	"github.com/bongsu-im/bongsu/journal"
+	"github.com/bongsu-im/bongsu/view"
+)
+
+// owner decides for one shard. Its goroutine is the only one that stages,
+// appends and commits; what it shares has a lock of its own (see the package
+// comment).
+type owner struct {
+	set     *Set
+	n       int
+	log     journal.Log
+	view    *view.Shard
+	logger  *slog.Logger
+	metrics *shardMetrics
+
+	inbox   *inbox
+	status  status
+	applied broadcast // wakes queries that wait for a position
+	pump    *pump
+
+	// started is set once the first lease has been caught up with: what is
+	// applied after that is news to someone and is published. Goroutine only.
+	started bool
+	// leased is started for other goroutines.
+	leased    atomic.Bool
+	witnessed witnesses
+	// step is chat.Step; tests put faults in its place.
+	step func(chat.Tx, chat.Meta, *nodev1.Command) (chat.Outcome, error)
+}
+
+func newOwner(s *Set, n int) *owner {
+	o := &owner{
+		set: s, n: n,
+		log:     s.cfg.Journal.Log(journal.ShardID(n)),
+		view:    s.cfg.View.Shard(n),
+		logger:  s.cfg.Logger.With("shard", n),
+		metrics: s.metrics.of(n),
+		step:    chat.Step,
+	}
+	o.status.set(&starting, errors.New("starting"))
+	o.inbox = newInbox(s.cfg, o.metrics)
+	o.applied.init()
+	o.pump = newPump(o)
+	return o
+}
+
+// run owns the shard until ctx ends: lease, catch up, serve, and again from the
+// beginning whenever ownership is lost or an outcome unknown, so that the
+// recovery path is the start-up path. Damage and fenced stores end it.
+func (o *owner) run(ctx context.Context) {
+	context.AfterFunc(ctx, func() { o.stop(draining, errors.New("stopping")) })
+	for ctx.Err() == nil {
+		err := o.reign(ctx)
+		switch {
+		case ctx.Err() != nil:
+		case err == nil || errors.Is(err, errReignOver):
+			o.metrics.recoveries.Inc()
+		default:
+			o.giveUp(err)
+			<-ctx.Done()
+		}
+	}
+	o.stop(draining, errors.New("stopping"))
+}
+
+// errReignOver: ownership was lost, or the outcome of an append is unknown.
+// What was staged is dropped already.
+var errReignOver = errors.New("shard: ownership ended")
+
+// reign is one ownership, from its lease to its end.
+func (o *owner) reign(ctx context.Context) error {
+	lease, err := o.lease(ctx)
+	if err != nil {
+		return fmt.Errorf("wait for ownership: %w", err)
+	}
+	if err := o.catchUp(ctx, lease); err != nil {
+		return err
+	}
+	o.started = true
+	o.leased.Store(true)
+	o.open(ctx)
+	o.pump.serve(true)
+	defer o.pump.serve(false)
+	return o.serve(ctx, lease)
+}
+
+// lease waits for ownership. Commands may wait with it for a moment, as losing
+// and regaining it is mostly quick; then they are refused and can try another
+// server.
+func (o *owner) lease(ctx context.Context) (journal.Lease, error) {
+	impatient := time.AfterFunc(o.set.cfg.LeaseGrace, func() {
+		if !o.leased.Load() {
+			return // nothing is admitted before the first lease anyway
+		}
+		if o.status.setIf(&notOwner, errors.New("waiting for ownership")) {
+			o.inbox.close(notOwner)
+		}
+	})
+	defer impatient.Stop()
+	return o.log.Lease(ctx)
+}
+
+func (o *owner) serve(ctx context.Context, lease journal.Lease) error {
+	for {
+		batch := o.inbox.take(ctx)
+		if ctx.Err() != nil {
+			for _, r := range batch {
+				r.settle(o.inbox.refuse(draining), nil)
+			}
+			return nil
+		}
+		if err := o.process(ctx, lease, batch); err != nil {
+			return err
+		}
+	}
+}
+
+// open begins to serve, unless the set is stopping meanwhile.
+func (o *owner) open(ctx context.Context) {
+	if o.status.setIf(nil, nil) {
+		o.inbox.open()
+	}
+	if ctx.Err() != nil { // the two may have crossed
+		o.stop(draining, errors.New("stopping"))
+	}
+}
+
+// stop refuses everything from now on; the first final reason stays.
+func (o *owner) stop(why reason, cause error) {
+	o.status.final(&why, cause)
+	o.inbox.close(why)
+	o.applied.wake()
+}
+
+// giveUp stops a shard that must not go on, loudly.
+func (o *owner) giveUp(err error) {
+	why := reasonOf(err)
+	o.logger.Error("shard stops serving", "reason", why.reason, "error", err)
+	o.stop(why, err)
+}
+
+// reasonOf is what those hear whose commands were not begun when err ended a reign.
+func reasonOf(err error) reason {
+	var journalFence *journal.FencedError
+	var viewFence *view.FencedError
+	switch {
+	case errors.Is(err, errReignOver):
+		return notOwner
+	case errors.Is(err, journal.ErrClosed), errors.Is(err, journal.ErrCancelled), errors.Is(err, view.ErrClosed):
+		return draining
+	case errors.As(err, &journalFence), errors.As(err, &viewFence):
+		return storeFenced
+	}
+	return damaged
+}
+
+// status is why a shard does not serve.
+type status struct {
+	mu     sync.Mutex
+	why    *reason // nil: it serves
+	cause  error
+	closed bool // a final reason was given
+}
+
+func (s *status) set(why *reason, cause error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.why, s.cause = why, cause
+}
+
+// setIf sets a reason (nil: serving) unless a final one was given.
+func (s *status) setIf(why *reason, cause error) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		return false
+	}
+	s.why, s.cause = why, cause
+	return true
+}
+
+func (s *status) final(why *reason, cause error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.closed {
+		s.why, s.cause, s.closed = why, cause, true
+	}
+}
+
+func (s *status) ready() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.why == nil {
+		return nil
+	}
+	return fmt.Errorf("%s: %w", s.why.reason, s.cause)
+}
+
+func (s *status) reason() *reason {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.why
+}
+
+// broadcast wakes everyone who waits; wait before looking.
+type broadcast struct {
+	mu sync.Mutex
+	c  chan struct{}
+}
+
+func (b *broadcast) init() { b.c = make(chan struct{}) }
+
+func (b *broadcast) wait() <-chan struct{} {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.c
+}
+
+func (b *broadcast) wake() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	close(b.c)
+	b.c = make(chan struct{})
+}
