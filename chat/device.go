@@ -57,7 +57,7 @@ func decideAddDevice(r Reader, actor []byte, c *nodev1.AddDevice) (Decision, err
 		return Decision{}, err
 	}
 	if a == nil || a.GetPasswordHash() == "" || a.GetPasswordHash() != c.GetPasswordHash() {
-		return Decision{}, refuse(WrongCredentials, "")
+		return Decision{}, refuse(BadCredentials, "")
 	}
 	reply := userReply(edgeUser(user, a))
 	device := id.ID(c.GetDeviceId())

@@ -55,6 +55,10 @@ func History(r Reader, actor id.ID, q *nodev1.HistoryQuery) (*edgev1.ListRespons
 		end := p.last
 		if q.GetBeforeSeq() > 0 {
 			end = min(end, q.GetBeforeSeq()-1)
+			if end < p.first && p.last >= p.first {
+				// The page after this one is the room's first and has these notices.
+				return &edgev1.ListResponse{LastSeq: p.last}, nil
+			}
 		}
 		err = p.backward(end)
 	}

@@ -32,9 +32,9 @@ const (
 	NoIDs           Reason = "no_ids"
 	Yourself        Reason = "yourself"
 
-	WrongCredentials Reason = "wrong_credentials"
-	DeviceIsRevoked  Reason = "device_revoked"
-	RefreshReused    Reason = "refresh_reused"
+	BadCredentials  Reason = "bad_credentials"
+	DeviceIsRevoked Reason = "device_revoked"
+	RefreshReused   Reason = "refresh_reused"
 
 	NotAMember Reason = "not_a_member"
 	IsBlocked  Reason = "blocked"
@@ -88,7 +88,7 @@ var Reasons = []ReasonInfo{
 	{"invalid_argument", NoIDs, "nobody was named", "with at least one"},
 	{"invalid_argument", Yourself, "this cannot be done with oneself", "no"},
 
-	{"unauthenticated", WrongCredentials, "login or password is wrong", "with the right ones"},
+	{"unauthenticated", BadCredentials, "unknown login or wrong password", "with the right ones"},
 	{"unauthenticated", DeviceIsRevoked, "this device was signed out, or never signed in", "after signing in"},
 	{"unauthenticated", RefreshReused, "a refresh token was used twice: the device was signed out for safety", "after signing in"},
 

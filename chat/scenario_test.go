@@ -281,14 +281,16 @@ func (s *scenario) do(cmds ...*nodev1.Command) error {
 	if err != nil {
 		return err
 	}
+	var feed []*nodev1.FeedItem
 	for _, out := range outs {
 		for _, ev := range out.Events {
 			s.say("event  %s", s.event(ev))
 		}
 		s.say("reply  %s", s.reply(out.Reply))
-		for _, item := range MergeReads(out.Feed) {
-			s.say("tell   %s", s.feed(item))
-		}
+		feed = append(feed, out.Feed...)
+	}
+	for _, item := range MergeReads(feed) {
+		s.say("tell   %s", s.feed(item))
 	}
 	return nil
 }
