@@ -12,10 +12,7 @@ import (
 // A power cut keeps what WriteFile reported as written, name and all.
 func TestWriteFileSurvivesACut(t *testing.T) {
 	fs := vfs.NewCrashableMem()
-	if err := fs.MkdirAll("d", 0o700); err != nil {
-		t.Fatal(err)
-	}
-	if err := SyncDir(fs, ""); err != nil {
+	if err := MkdirAll(fs, "d", 0o700); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := ReadFile(fs, "d/a"); !errors.Is(err, os.ErrNotExist) {
@@ -30,5 +27,20 @@ func TestWriteFileSurvivesACut(t *testing.T) {
 		if err != nil || !bytes.Equal(got, []byte(want)) {
 			t.Fatalf("after the cut: %q, %v; want %q", got, err, want)
 		}
+	}
+}
+
+// A new folder's name must be as durable as what is fsynced inside it: the
+// first power drill lost a whole data folder without this.
+func TestMkdirAllSurvivesACut(t *testing.T) {
+	fs := vfs.NewCrashableMem()
+	if err := MkdirAll(fs, "a/b/c", 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := WriteFile(fs, "a/b/c/f", []byte("x"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := ReadFile(fs.CrashClone(vfs.CrashCloneCfg{}), "a/b/c/f"); err != nil || string(got) != "x" {
+		t.Fatalf("after the cut: %q, %v", got, err)
 	}
 }

@@ -1,0 +1,119 @@
+package node
+
+import (
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/url"
+	"os"
+	"sync"
+	"time"
+
+	"github.com/bongsu-im/bongsu/internal/clock"
+	"github.com/bongsu-im/bongsu/internal/durable"
+)
+
+// Config is what an operator can set. Zero values are safe: New fills them in.
+type Config struct {
+	// Data is the folder that holds everything. It is made if missing.
+	Data string
+	// Listen is the public address, HOST:PORT; port 0 picks a free one.
+	Listen string
+	// CertFile and KeyFile turn TLS on; both or neither. They are read again
+	// when they change, so that renewal needs no restart.
+	CertFile, KeyFile string
+	// Origins are allowed to open sockets beside the page's own, such as
+	// "https://chat.example.org" when TLS ends in front of us.
+	Origins []string
+	// Shards is how many the store is made with (default 16); an existing
+	// store keeps its own number.
+	Shards int
+	// Echo runs the echo friend.
+	Echo bool
+	// MetricsToken, if set, must be presented as a bearer token at /metrics.
+	MetricsToken string
+	// Version of the release, for people who ask.
+	Version string
+	// DrainTimeout bounds a graceful stop (default 10 s).
+	DrainTimeout time.Duration
+
+	Clock  clock.Clock
+	Random clock.Source
+	FS     durable.FS
+	Logger *slog.Logger
+}
+
+func (c *Config) fill() error {
+	if c.Data == "" {
+		return errors.New("no data folder given")
+	}
+	if c.Listen == "" {
+		c.Listen = "localhost:8080"
+	}
+	if _, _, err := net.SplitHostPort(c.Listen); err != nil {
+		return fmt.Errorf("listen address %q is not HOST:PORT: %w", c.Listen, err)
+	}
+	if (c.CertFile == "") != (c.KeyFile == "") {
+		return errors.New("TLS needs both a certificate and a key file")
+	}
+	for _, o := range c.Origins {
+		if u, err := url.Parse(o); err != nil || u.Scheme != "https" && u.Scheme != "http" || u.Host == "" || u.Path != "" {
+			return fmt.Errorf("origin %q is not like https://chat.example.org", o)
+		}
+	}
+	if c.Shards == 0 {
+		c.Shards = 16
+	}
+	if c.Shards < 1 || c.Shards > 256 {
+		return fmt.Errorf("%d shards: want 1 to 256", c.Shards)
+	}
+	if c.DrainTimeout <= 0 {
+		c.DrainTimeout = 10 * time.Second
+	}
+	if c.Clock == nil {
+		c.Clock = clock.System{}
+	}
+	if c.Random == nil {
+		c.Random = clock.Random
+	}
+	if c.FS == nil {
+		c.FS = durable.Disk
+	}
+	if c.Logger == nil {
+		c.Logger = slog.Default()
+	}
+	return nil
+}
+
+// certificate serves a key pair from files and reads them again when they change.
+type certificate struct {
+	certFile, keyFile string
+
+	mu       sync.Mutex // guards what follows
+	loaded   *tls.Certificate
+	modified time.Time
+	checked  time.Time
+}
+
+func (c *certificate) get(*tls.ClientHelloInfo) (*tls.Certificate, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.loaded != nil && time.Since(c.checked) < 10*time.Second {
+		return c.loaded, nil
+	}
+	c.checked = time.Now()
+	info, err := os.Stat(c.certFile)
+	if err == nil && (c.loaded == nil || !info.ModTime().Equal(c.modified)) {
+		var pair tls.Certificate
+		if pair, err = tls.LoadX509KeyPair(c.certFile, c.keyFile); err == nil {
+			c.loaded, c.modified = &pair, info.ModTime()
+		}
+	}
+	// A half-written renewal must not end the service: the old pair serves on.
+	if c.loaded == nil {
+		return nil, fmt.Errorf("load certificate: %w", err)
+	}
+	return c.loaded, nil
+}

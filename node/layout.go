@@ -1,0 +1,96 @@
+package node
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"syscall"
+
+	"github.com/bongsu-im/bongsu/internal/durable"
+)
+
+// layoutVersion is the version of the data folder's shape.
+const layoutVersion = 1
+
+// identity is what a data folder says of itself; it never changes once written.
+type identity struct {
+	Layout int    `json:"layout"`
+	Cell   uint16 `json:"cell"`
+	Node   uint64 `json:"node"`
+	Shards int    `json:"shards"`
+}
+
+// Layout names the places in a data folder.
+type Layout struct{ Dir string }
+
+// Journal is the folder of the journal store; losing it loses messages.
+func (l Layout) Journal() string { return filepath.Join(l.Dir, "journal") }
+
+// View is the folder of the view store; it can be deleted and is rebuilt.
+func (l Layout) View() string { return filepath.Join(l.Dir, "view") }
+
+// Keys is the folder of the keys that sign tokens.
+func (l Layout) Keys() string { return filepath.Join(l.Dir, "keys") }
+
+func (l Layout) identity() string { return filepath.Join(l.Dir, "node.json") }
+func (l Layout) lock() string     { return filepath.Join(l.Dir, "LOCK") }
+
+// claim makes the folder if it is missing, locks it against a second process,
+// and reads or writes its identity. release undoes the lock.
+func (l Layout) claim(fs durable.FS, shards int) (id identity, release func(), err error) {
+	if err := durable.MkdirAll(fs, l.Dir, 0o700); err != nil {
+		return id, nil, fmt.Errorf("make data folder: %w", err)
+	}
+	release = func() {}
+	if fs == durable.Disk {
+		f, err := os.OpenFile(l.lock(), os.O_CREATE|os.O_RDWR, 0o600)
+		if err != nil {
+			return id, nil, fmt.Errorf("open lock: %w", err)
+		}
+		if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
+			return id, nil, errors.Join(fmt.Errorf("data folder %s is in use by another process", l.Dir), f.Close())
+		}
+		release = func() { _ = f.Close() } // closing gives the lock back; the kernel does it for a killed process
+	}
+	id, err = l.read(fs)
+	if errors.Is(err, os.ErrNotExist) {
+		if _, statErr := fs.Stat(l.Journal()); statErr == nil {
+			release()
+			return id, nil, fmt.Errorf("data folder %s has a journal but no node.json: restore it rather than begin anew", l.Dir)
+		}
+		id = identity{Layout: layoutVersion, Cell: 0, Node: 1, Shards: shards}
+		err = l.write(fs, id)
+	}
+	if err == nil && id.Layout != layoutVersion {
+		err = fmt.Errorf("data folder %s has layout %d, this release knows %d", l.Dir, id.Layout, layoutVersion)
+	}
+	if err == nil && (id.Shards < 1 || id.Shards > 256 || id.Node == 0) {
+		err = fmt.Errorf("%s is damaged: %d shards, node %d", l.identity(), id.Shards, id.Node)
+	}
+	if err != nil {
+		release()
+		return id, nil, err
+	}
+	return id, release, nil
+}
+
+func (l Layout) read(fs durable.FS) (id identity, err error) {
+	b, err := durable.ReadFile(fs, l.identity())
+	if err != nil {
+		return id, fmt.Errorf("read identity: %w", err)
+	}
+	if err := json.Unmarshal(b, &id); err != nil {
+		return id, fmt.Errorf("%s is damaged: %w", l.identity(), err)
+	}
+	return id, nil
+}
+
+func (l Layout) write(fs durable.FS, id identity) error {
+	b, err := json.Marshal(id)
+	if err != nil {
+		return err
+	}
+	return durable.WriteFile(fs, l.identity(), append(b, '\n'), 0o600)
+}
