@@ -3,6 +3,7 @@ package shard
 import (
 	"context"
 	"fmt"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -166,7 +167,7 @@ func (in *inbox) open() {
 // close refuses what waits and what comes, until open.
 func (in *inbox) close(why reason) {
 	in.mu.Lock()
-	waiting := in.queue
+	waiting := slices.Clone(in.queue) // cut forgets what it takes
 	in.closed, in.bytes = &why, 0
 	in.cut(len(in.queue))
 	in.mu.Unlock()
