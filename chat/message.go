@@ -192,8 +192,10 @@ func applyMessageSent(tx Tx, meta Meta, ev *journalv1.MessageSent) ([]*nodev1.Fe
 	}
 	var place [8]byte
 	binary.BigEndian.PutUint64(place[:], seq)
-	if err := set(tx, clientIDKey(room, sender, ev.GetClientId()), place[:]); err != nil {
-		return nil, err
+	if !mutantNoClientID {
+		if err := set(tx, clientIDKey(room, sender, ev.GetClientId()), place[:]); err != nil {
+			return nil, err
+		}
 	}
 	// Who had read everything has now read everything, their own words included.
 	if m.GetReadSeq() == seq-1 {

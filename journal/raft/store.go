@@ -163,6 +163,9 @@ func (s *store) commit(b *pebble.Batch, sync bool) (err error) {
 	o := pebble.NoSync
 	if sync {
 		o = pebble.Sync
+		if mutantNoSync {
+			o = pebble.NoSync
+		}
 	}
 	if err := b.Commit(o); err != nil {
 		return s.trip(fmt.Errorf("commit: %w", err))

@@ -61,17 +61,32 @@ func Power(ctx context.Context, cfg PowerConfig) (Result, error) {
 			show("cuts %d of %d, acknowledged %d, wrong %d", total.Faults+cuts, cfg.Cuts, total.Acknowledged+acknowledged, total.wrong())
 		})
 		total.add(w.result)
-		if err != nil && !(errors.Is(err, context.DeadlineExceeded) && ctx.Err() != nil) {
+		var broken *brokenError
+		switch {
+		case errors.As(err, &broken):
+			total.explain(broken.Error())
+		case ctx.Err() != nil: // out of time: what was found until then counts
+		case err != nil:
 			return total, fmt.Errorf("world %d of seed %d: %w", world, cfg.Seed, err)
 		}
-		if total.wrong() > 0 {
-			break // the first broken promise is the finding; what follows is noise
+		if total.wrong() > 0 || broken != nil {
+			total.Seconds = time.Since(started).Seconds()
+			return total, nil // the first broken promise is the finding; what follows is noise
 		}
 	}
 	total.Seconds = time.Since(started).Seconds()
-	total.Passed = total.wrong() == 0 && total.Faults > 0
+	total.Passed = total.Faults > 0
 	return total, nil
 }
+
+// brokenError is a promise broken in a way that no history shows: what a cut
+// left does not open, or does not serve.
+type brokenError struct{ cause error }
+
+func (e *brokenError) Error() string { return e.cause.Error() }
+func (e *brokenError) Unwrap() error { return e.cause }
+
+func broken(format string, args ...any) error { return &brokenError{fmt.Errorf(format, args...)} }
 
 // powerRoom is a room of the drill and two of its members who read it back.
 type powerRoom struct {
@@ -137,23 +152,26 @@ func (w *powerWorld) open(ctx context.Context) error {
 		Data: powerData, FS: w.disk, Shards: 16, Logger: slog.New(slog.DiscardHandler),
 	}, nil)
 	if err != nil {
-		return fmt.Errorf("open after the cut: %w", err)
+		return broken("what the cut left does not open: %w", err)
 	}
 	w.core = core
 	if damage := core.Journal.Damage(); len(damage) > 0 {
-		return fmt.Errorf("an honest power cut was taken for damage: %w", damage[0])
+		return broken("an honest power cut was taken for damage: %w", damage[0])
 	}
-	ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
+	wait, cancel := context.WithTimeout(ctx, 20*time.Second)
 	defer cancel()
-	return core.AwaitReady(ctx)
+	if err := core.AwaitReady(wait); err != nil && ctx.Err() == nil {
+		return broken("what the cut left does not serve: %w", err)
+	}
+	return ctx.Err()
 }
 
 // run lives through cuts, reading everything back after each.
-func (w *powerWorld) run(ctx context.Context, cuts int, progress func(cuts, acknowledged int)) (err error) {
+func (w *powerWorld) run(ctx context.Context, cuts int, progress func(cuts, acknowledged int)) error {
 	if err := w.open(ctx); err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, w.core.Close()) }()
+	defer func() { _ = w.core.Close() }()
 	if err := w.settle(ctx); err != nil {
 		return fmt.Errorf("make accounts and rooms: %w", err)
 	}
@@ -165,7 +183,7 @@ func (w *powerWorld) run(ctx context.Context, cuts int, progress func(cuts, ackn
 			return err
 		}
 		if err := w.readBack(ctx); err != nil {
-			return fmt.Errorf("read back: %w", err)
+			return err
 		}
 		progress(w.result.Faults, w.result.Acknowledged)
 		if w.result.wrong() > 0 {
@@ -277,7 +295,7 @@ func (w *powerWorld) pullThePlug(ctx context.Context) error {
 	case <-time.After(20 * time.Second):
 		stop()
 		writing.Wait()
-		return fmt.Errorf("nobody could send for 20 s: %w", w.core.Ready())
+		return broken("nobody could send for 20 s; ready: %v", w.core.Ready())
 	case <-ctx.Done():
 		stop()
 		writing.Wait()
@@ -386,7 +404,7 @@ func (w *powerWorld) readBack(ctx context.Context) error {
 		for _, member := range room.members[:2] {
 			messages, err := w.history(ctx, room, member)
 			if err != nil {
-				return fmt.Errorf("room %s as %s: %w", room.id, powerLogin(member), err)
+				return broken("room %s cannot be read by %s: %w", room.id, powerLogin(member), err)
 			}
 			sides = append(sides, oracle.Side{RoomID: room.id.String(), Reader: powerLogin(member), Messages: messages})
 		}

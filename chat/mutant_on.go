@@ -1,0 +1,5 @@
+//go:build mutant_clientid
+
+package chat
+
+const mutantNoClientID = true

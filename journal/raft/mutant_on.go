@@ -1,0 +1,5 @@
+//go:build mutant_sync
+
+package raft
+
+const mutantNoSync = true
