@@ -11,7 +11,6 @@ import (
 
 	"github.com/bongsu-im/bongsu/internal/clock"
 	"github.com/bongsu-im/bongsu/internal/durable"
-	"github.com/cockroachdb/pebble/v2/vfs"
 )
 
 // markerName is the file that a fence over damage leaves in the directory.
@@ -72,40 +71,10 @@ func checkMarker(fsys durable.FS, dir string) error {
 // writeMarker makes the next Open refuse this directory. It does what it can:
 // the disk may be the very thing that fails, and then the damage is met again.
 func (s *Store) writeMarker(cause error) {
-	if err := writeDurably(s.cfg.FS, s.cfg.Dir, markerName, cause.Error()+"\n"); err != nil {
+	path := s.cfg.FS.PathJoin(s.cfg.Dir, markerName)
+	if err := durable.WriteFile(s.cfg.FS, path, []byte(cause.Error()+"\n"), 0o600); err != nil {
 		s.log.Error("the view is damaged and could not be marked so", "error", err)
 	}
-}
-
-func writeDurably(fsys durable.FS, dir, name, text string) error {
-	f, err := fsys.Create(fsys.PathJoin(dir, name), vfs.WriteCategoryUnspecified)
-	if err != nil {
-		return err
-	}
-	if _, err := f.Write([]byte(text)); err != nil {
-		_ = f.Close() // the first error is told
-		return err
-	}
-	if err := f.Sync(); err != nil {
-		_ = f.Close() // likewise
-		return err
-	}
-	if err := f.Close(); err != nil {
-		return err
-	}
-	return syncDir(fsys, dir)
-}
-
-func syncDir(fsys durable.FS, dir string) error {
-	d, err := fsys.OpenDir(dir)
-	if err != nil {
-		return err
-	}
-	if err := d.Sync(); err != nil {
-		_ = d.Close() // the first error is told
-		return err
-	}
-	return d.Close()
 }
 
 // SetAside renames the directory of a damaged view to dir.damaged-<UTC time>
@@ -127,7 +96,7 @@ func SetAside(fsys durable.FS, dir string, now clock.Clock) (string, error) {
 		return "", fmt.Errorf("set damaged view aside: %w", err)
 	}
 	parent := fsys.PathDir(dir)
-	if err := syncDir(fsys, parent); err != nil {
+	if err := durable.SyncDir(fsys, parent); err != nil {
 		return "", fmt.Errorf("set damaged view aside: %w", err)
 	}
 	return aside, removeOldAside(fsys, parent, fsys.PathBase(stem), fsys.PathBase(aside))

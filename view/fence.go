@@ -64,6 +64,9 @@ func (s *Store) fail(cause error, suspect bool) *FencedError {
 	return s.fence.get()
 }
 
+// writeFailed hears of a failed write or fsync before Pebble does.
+func (s *Store) writeFailed(err error) { s.fail(fmt.Errorf("view store: %w", err), false) }
+
 // readFailed fences over an error of a read: nothing that Pebble could not read
 // back is guessed at.
 func (s *Store) readFailed(err error) error {

@@ -179,7 +179,7 @@ func (s *Store) openPebble() (db *pebble.DB, err error) {
 
 func (s *Store) options() *pebble.Options {
 	o := &pebble.Options{
-		FS:                 s.cfg.FS,
+		FS:                 durable.Watch(s.cfg.FS, s.writeFailed),
 		Cache:              s.cache,
 		DisableWAL:         true,
 		FormatMajorVersion: pebble.FormatNewest,
