@@ -20,7 +20,12 @@ export function minuteOf(ms: number): number {
 
 /** 오후 9:52 · 9:52 PM */
 export function clock(ms: number, locale: string, zone?: string): string {
-  return format(locale, zone, { hour: 'numeric', minute: '2-digit' }).format(ms);
+  if (!locale.startsWith('ko')) return format(locale, zone, { hour: 'numeric', minute: '2-digit' }).format(ms);
+  // Browsers disagree on whether Korean says 오후 9:52 or PM 9:52.
+  const parts = format('en-US', zone, { hour: '2-digit', minute: '2-digit', hourCycle: 'h23' }).formatToParts(ms);
+  const part = (type: string) => parts.find((p) => p.type === type)?.value ?? '';
+  const hour = Number(part('hour'));
+  return `${hour < 12 ? '오전' : '오후'} ${hour % 12 || 12}:${part('minute')}`;
 }
 
 /** 2021년 5월 5일 수요일 */
@@ -41,5 +46,5 @@ export function shortTime(ms: number, now: number, locale: string, zone?: string
 
 /** For devices: the day and the time. */
 export function dayAndTime(ms: number, locale: string, zone?: string): string {
-  return format(locale, zone, { dateStyle: 'medium', timeStyle: 'short' }).format(ms);
+  return `${format(locale, zone, { dateStyle: 'medium' }).format(ms)} ${clock(ms, locale, zone)}`;
 }

@@ -119,7 +119,7 @@ export class App {
     this.ended = undefined;
     this.leftUnsent = [];
     this.phase = 'ready';
-    void navigator.storage?.persist?.().catch(() => false);
+    void this.platform.persist().catch(() => false);
   }
 
   private async expire(session: Session, engine: Engine): Promise<void> {

@@ -43,5 +43,6 @@ export const browser: Platform = {
     for (const [target, event] of targets) target.addEventListener(event, handler);
     return () => targets.forEach(([target, event]) => target.removeEventListener(event, handler));
   },
+  persist: async () => (await navigator.storage?.persist?.()) ?? false,
   deviceName,
 };

@@ -34,5 +34,7 @@ export interface Platform {
   online(): boolean;
   /** Called when visible() or online() changes; returns how to stop. */
   onChange(handler: () => void): () => void;
+  /** Asks that what is stored here is not thrown away when space is short. */
+  persist(): Promise<boolean>;
   deviceName(): string;
 }
