@@ -62,7 +62,22 @@ type world struct {
 
 func newWorld(t testing.TB, shards int, cfg memory.Config) *world {
 	cfg.Shards = shards
-	return &world{t: t, shards: shards, disk: memory.New(cfg), fs: durable.NewCrashable()}
+	w := &world{t: t, shards: shards, disk: memory.New(cfg), fs: durable.NewCrashable()}
+	t.Cleanup(w.abandon)
+	return w
+}
+
+// abandon lets go of what a failed test has left running.
+func (w *world) abandon() {
+	if w.stop != nil {
+		w.stop()
+	}
+	if w.view != nil {
+		_ = w.view.Close()
+	}
+	if w.journal != nil {
+		_ = w.journal.Close()
+	}
 }
 
 func (w *world) openView(fs durable.FS) *view.Store {
