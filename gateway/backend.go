@@ -15,6 +15,8 @@ import (
 const (
 	firstPause = 20 * time.Millisecond
 	mostPause  = 500 * time.Millisecond
+	// mostHint is the longest retry hint that is waited out here.
+	mostHint = 2 * time.Second
 )
 
 // errUnknown says that the deadline came while the outcome was unknown.
@@ -69,17 +71,24 @@ func (g *Gateway) query(ctx context.Context, q *nodev1.Query) (*nodev1.QueryRepl
 	}
 }
 
-// curable tells whether waiting a moment may help. A stopped room stays
-// stopped; a full queue is answered with its hint, before work is done.
+// curable tells whether waiting a moment may help: a change of owner is over
+// within a second. A stopped room, a damaged shard or a full disk (their hints
+// are long) is not cured by us, and a full queue is answered with its hint.
 func curable(e *edgev1.Error) bool {
-	return e.GetCode() == codeUnavailable && e.GetInfo().GetReason() != "room_stopped"
+	switch e.GetCode() {
+	case codeUnavailable:
+		return e.GetInfo().GetReason() != "room_stopped" && e.GetInfo().GetRetryAfterSeconds() <= mostHint.Seconds()
+	case codeDeadline:
+		return true // an inner deadline; whether there is time left ours says
+	}
+	return false
 }
 
 // final is what the sender hears when time is up: that nothing happened only
 // if every attempt was refused.
 func final(last error, unsure bool) error {
 	var r *refusal
-	if !unsure && errors.As(last, &r) {
+	if !unsure && errors.As(last, &r) && r.e.GetCode() != codeDeadline {
 		return last
 	}
 	return timedOut()

@@ -206,7 +206,7 @@ func New(cfg Config) (*Gateway, error) {
 	}
 	// The lifetime of all sessions, not a request's: ended by Close.
 	g.life, g.end = context.WithCancel(context.Background())
-	g.handler = g.routes()
+	g.handler = bounded(g.routes())
 	return g, nil
 }
 
@@ -250,16 +250,10 @@ func (g *Gateway) Handler() http.Handler { return g.handler }
 // HTTP/2, the latter also without TLS (h2c), with every wait bounded. The
 // caller serves and shuts it down; sockets are Drain's.
 func NewServer(handler http.Handler, log *slog.Logger) *http.Server {
-	protocols := new(http.Protocols)
-	protocols.SetHTTP1(true)
-	protocols.SetHTTP2(true)
-	protocols.SetUnencryptedHTTP2(true)
 	s := &http.Server{
 		Handler:           handler,
-		Protocols:         protocols,
+		Protocols:         Protocols(),
 		ReadHeaderTimeout: 10 * time.Second,
-		ReadTimeout:       75 * time.Second, // more than the longest deadline, so that a request ends by its own
-		WriteTimeout:      75 * time.Second,
 		IdleTimeout:       2 * time.Minute,
 		MaxHeaderBytes:    16 << 10,
 	}
@@ -267,6 +261,33 @@ func NewServer(handler http.Handler, log *slog.Logger) *http.Server {
 		s.ErrorLog = slog.NewLogLogger(log.Handler(), slog.LevelDebug) // mostly clients' mistakes
 	}
 	return s
+}
+
+// Protocols are those of the public port: HTTP/1.1 (which sockets need) and
+// HTTP/2, the latter also without TLS, for gRPC.
+func Protocols() *http.Protocols {
+	protocols := new(http.Protocols)
+	protocols.SetHTTP1(true)
+	protocols.SetHTTP2(true)
+	protocols.SetUnencryptedHTTP2(true)
+	return protocols
+}
+
+// exchangeTimeout bounds reading one request and writing its answer. It is
+// more than the longest deadline, so that a request ends by its own.
+const exchangeTimeout = 75 * time.Second
+
+// bounded keeps a client that sends or reads too slowly from holding on to a
+// request for ever, whatever server this handler is put into. A socket's own
+// deadlines replace these when it takes over the connection.
+func bounded(h http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		c := http.NewResponseController(w)
+		until := time.Now().Add(exchangeTimeout)
+		_ = c.SetReadDeadline(until) // not supported means not a network
+		_ = c.SetWriteDeadline(until)
+		h.ServeHTTP(w, r)
+	})
 }
 
 // now is the time of day.

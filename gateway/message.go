@@ -41,7 +41,7 @@ func (g *Gateway) list(ctx context.Context, who caller, r *edgev1.ListRequest) (
 		return nil, err
 	}
 	if r.GetBeforeSeq() != 0 && r.AfterSeq != nil {
-		return nil, invalid("afterSeq", "both", "either beforeSeq or afterSeq, not both")
+		return nil, invalid("afterSeq", "before_and_after", "either beforeSeq or afterSeq, not both")
 	}
 	limit, err := historyLimit("limit", r.GetLimit())
 	if err != nil {

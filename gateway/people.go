@@ -74,7 +74,7 @@ func other(who caller, field, text string) (id.ID, error) {
 		return id.ID{}, err
 	}
 	if u == who.user {
-		return id.ID{}, invalid(field, "self", "that is you")
+		return id.ID{}, invalid(field, "yourself", "that is you")
 	}
 	return u, nil
 }

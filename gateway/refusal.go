@@ -24,7 +24,7 @@ const (
 	codeExhausted       = "resource_exhausted"
 	codeUnavailable     = "unavailable"
 	codeInternal        = "internal"
-	codeUnimplemented   = "unimplemented"
+	codeDeadline        = "deadline_exceeded" // from the backend; clients hear unavailable
 )
 
 // refusal is a typed answer that is not success. It may be shown to clients:

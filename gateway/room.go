@@ -128,7 +128,7 @@ func (g *Gateway) invite(ctx context.Context, who caller, r *edgev1.InviteReques
 		return nil, err
 	}
 	if len(r.GetUserIds()) == 0 {
-		return nil, invalid("userIds", "empty", "name at least one person to invite")
+		return nil, invalid("userIds", "no_ids", "name at least one person to invite")
 	}
 	if err := g.invitable(ctx, who, users); err != nil {
 		return nil, err

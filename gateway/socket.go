@@ -328,6 +328,9 @@ func (s *session) reprove(who caller, access auth.Access, seen []*edgev1.Positio
 			s.finish(closeHelloAt, "say hello again", false)
 			return
 		case time.Now().After(ends):
+			if p.sessionKnown && p.roomsKnown {
+				return // some other shard cannot be asked: no reason to end this session
+			}
 			s.finish(closeTryLater, "the grace without the account's shard is over", false)
 			return
 		}
