@@ -269,14 +269,14 @@ func TestWeather(t *testing.T) {
 	}
 	t.Logf("BONGSU_SEED=%d", seed)
 	inWorld(t, func(t *testing.T, w *world) {
-		random := rand.New(rand.NewPCG(seed, 1))
+		random, sky := rand.New(rand.NewPCG(seed, 1)), rand.New(rand.NewPCG(seed, 2)) // sky is the server's
 		faults := 0
 		w.Intercept(func(user string, f *edgev1.ClientFrame) clienttest.Fault {
-			if user != w.echo || f.GetPing() != nil || random.IntN(4) > 0 {
+			if user != w.echo || f.GetPing() != nil || sky.IntN(4) > 0 {
 				return clienttest.Fault{}
 			}
 			faults++
-			switch random.IntN(3) {
+			switch sky.IntN(3) {
 			case 0:
 				return clienttest.Fault{LoseAnswer: true}
 			case 1:
