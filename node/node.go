@@ -25,6 +25,7 @@ import (
 
 	"github.com/bongsu-im/bongsu/gateway"
 	"github.com/bongsu-im/bongsu/gateway/auth"
+	"github.com/bongsu-im/bongsu/internal/durable"
 	"github.com/bongsu-im/bongsu/internal/id"
 	"github.com/bongsu-im/bongsu/web"
 )
@@ -129,6 +130,9 @@ func (n *Node) Run(ctx context.Context) (err error) {
 	defer func() { err = errors.Join(err, core.Close()) }()
 	if err := n.awaitServable(ctx, core); err != nil {
 		return ignoreEnd(ctx, err)
+	}
+	if err := durable.MkdirAll(n.cfg.FS, Layout{n.cfg.Data}.Keys(), 0o700); err != nil {
+		return fmt.Errorf("make the folder of keys: %w", err)
 	}
 	keys, err := auth.LoadOrCreate(Layout{n.cfg.Data}.Keys(), n.cfg.Random)
 	if err != nil {

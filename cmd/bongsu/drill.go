@@ -1,0 +1,64 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"os"
+	"time"
+
+	"github.com/bongsu-im/bongsu/proof/drill"
+)
+
+type drillCmd struct {
+	Power powerCmd `cmd:"" help:"Pull the plug: everything that was not fsynced is gone. In process, on a disk in memory."`
+}
+
+// drillFlags are those that every drill has.
+type drillFlags struct {
+	Seconds int    `help:"End after this many seconds at the latest; 0 means no bound." default:"0"`
+	Seed    uint64 `help:"Replays a run; 0 draws one."`
+	JSON    bool   `name:"json" help:"Print one JSON object as the last line of standard output."`
+}
+
+func (f *drillFlags) seed() uint64 {
+	if f.Seed == 0 {
+		f.Seed = rand.Uint64()>>1 | 1
+	}
+	return f.Seed
+}
+
+func (f *drillFlags) bound() time.Duration { return time.Duration(f.Seconds) * time.Second }
+
+// out is where progress goes: not into what a machine reads.
+func (f *drillFlags) out() io.Writer { return os.Stderr }
+
+// finish prints the result and turns it into the exit status.
+func (f *drillFlags) finish(r drill.Result, err error) error {
+	fmt.Fprintln(os.Stderr)
+	if err != nil {
+		return fmt.Errorf("drill %s (seed %d): %w", r.Name, f.Seed, err)
+	}
+	show := r.Print
+	if f.JSON {
+		show = r.JSON
+	}
+	if err := show(os.Stdout); err != nil {
+		return err
+	}
+	if !r.Passed {
+		return errRed
+	}
+	return nil
+}
+
+type powerCmd struct {
+	drillFlags
+	Cuts int `help:"How often the plug is pulled." default:"1000"`
+}
+
+func (c *powerCmd) Run(ctx context.Context) error {
+	r, err := drill.Power(ctx, drill.PowerConfig{Cuts: c.Cuts, Seed: c.seed(), For: c.bound(), Out: c.out()})
+	return c.finish(r, err)
+}

@@ -1,0 +1,49 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"os"
+	"time"
+
+	"github.com/bongsu-im/bongsu/node"
+)
+
+type serveCmd struct {
+	Data         string        `help:"Folder that holds everything; made if missing." default:"data" type:"path"`
+	Listen       string        `help:"Public address, HOST:PORT; port 0 picks a free one." default:"localhost:8080" placeholder:"HOST:PORT"`
+	TLSCert      string        `name:"tls-cert" help:"Certificate chain (PEM); read again when it changes. Without it TLS ends in front." type:"path" placeholder:"FILE"`
+	TLSKey       string        `name:"tls-key" help:"Private key of the certificate (PEM)." type:"path" placeholder:"FILE"`
+	Origin       []string      `help:"Web origin that may open sockets beside the page's own, such as https://chat.example.org; may be repeated." placeholder:"URL"`
+	Shards       int           `help:"Number of shards of a new store; an existing one keeps its own." default:"16"`
+	Echo         bool          `help:"Run the echo friend." default:"true" negatable:""`
+	MetricsToken string        `help:"Bearer token that /metrics demands; open without." placeholder:"TOKEN"`
+	LogFormat    string        `help:"text or json." enum:"text,json" default:"text"`
+	LogLevel     slog.Level    `help:"debug, info, warn or error." default:"info"`
+	DrainTimeout time.Duration `help:"How long a stop waits for sessions to leave." default:"10s"`
+}
+
+func (c *serveCmd) Run(ctx context.Context) error {
+	options := &slog.HandlerOptions{Level: c.LogLevel}
+	var handler slog.Handler = slog.NewTextHandler(os.Stderr, options)
+	if c.LogFormat == "json" {
+		handler = slog.NewJSONHandler(os.Stderr, options)
+	}
+	n, err := node.New(node.Config{
+		Data: c.Data, Listen: c.Listen, CertFile: c.TLSCert, KeyFile: c.TLSKey,
+		Origins: c.Origin, Shards: c.Shards, Echo: c.Echo, MetricsToken: c.MetricsToken,
+		Version: version, DrainTimeout: c.DrainTimeout, Logger: slog.New(handler),
+	})
+	if err != nil {
+		return err
+	}
+	go func() {
+		select {
+		case <-n.Serving():
+			fmt.Printf("\n  Bongsu is at %s   (stop: Ctrl-C; data: %s)\n\n", n.URL(), c.Data)
+		case <-ctx.Done():
+		}
+	}()
+	return n.Run(ctx)
+}
