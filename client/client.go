@@ -1,0 +1,194 @@
+package client
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"net/url"
+	"strings"
+	"sync"
+	"time"
+
+	"connectrpc.com/connect"
+	edgev1 "github.com/bongsu-im/bongsu/gen/bongsu/edge/v1"
+	"github.com/bongsu-im/bongsu/internal/clock"
+)
+
+// maxFrameBytes bounds one answer: a page of 200 messages of 40,000 bytes fits.
+const maxFrameBytes = 16 << 20
+
+// Config is what a Client needs. Only BaseURL is required.
+type Config struct {
+	// BaseURL of the server, such as "http://127.0.0.1:8080".
+	BaseURL string
+	// HTTPClient carries RPC calls and opens sockets; nil means one of the
+	// client's own. Its Timeout should be 0: deadlines come from contexts.
+	HTTPClient *http.Client
+	// JSON makes RPC calls speak JSON instead of binary protobuf.
+	JSON bool
+	// Timeout of a request whose context has no deadline; 0 means 10 s.
+	Timeout time.Duration
+	// Clock judges when tokens are old; nil means the machine's.
+	Clock clock.Clock
+	// Random feeds jitter and message IDs; nil means the system's. Reads are
+	// serialised.
+	Random clock.Source
+	// Logger tells of reconnects and refreshes; nil discards.
+	Logger *slog.Logger
+	// OnSession is called with every new session (signed up, signed in,
+	// refreshed) before it is first used, so that it can be stored first. Its
+	// error is logged and the session used all the same: losing a stored
+	// session costs a refresh, refusing a new one would sign the person out.
+	OnSession func(Session) error
+}
+
+func (cfg *Config) setDefaults() error {
+	u, err := url.Parse(cfg.BaseURL)
+	if err != nil || u.Host == "" || (u.Scheme != "http" && u.Scheme != "https") {
+		return fmt.Errorf("client: BaseURL %q is not http(s)://host[:port]", cfg.BaseURL)
+	}
+	cfg.BaseURL = strings.TrimSuffix(cfg.BaseURL, "/")
+	if cfg.Timeout <= 0 {
+		cfg.Timeout = 10 * time.Second
+	}
+	if cfg.Clock == nil {
+		cfg.Clock = clock.System{}
+	}
+	if cfg.Random == nil {
+		cfg.Random = clock.Random
+	}
+	cfg.Random = &lockedSource{source: cfg.Random}
+	if cfg.Logger == nil {
+		cfg.Logger = slog.New(slog.DiscardHandler)
+	}
+	return nil
+}
+
+// Client is one account on one device. Make it with New, then SignUp, SignIn or
+// Resume.
+type Client struct {
+	// API by RPC.
+	API
+	cfg     Config
+	stubs   stubs
+	ownHTTP *http.Transport // nil if the HTTP client was given
+
+	// wg counts refresh flights.
+	wg sync.WaitGroup
+
+	mu      sync.Mutex
+	closed  bool
+	session Session
+	// ended is set once the server has said that the session is over.
+	ended error
+	// flight is the one refresh under way; nil if there is none.
+	flight *flight
+	// refreshedAt keeps a wrong clock from refreshing before every call.
+	refreshedAt time.Time
+	positions   map[uint32]*edgev1.Position
+}
+
+// New checks the configuration; it does not touch the network.
+func New(cfg Config) (*Client, error) {
+	c := &Client{positions: map[uint32]*edgev1.Position{}}
+	if cfg.HTTPClient == nil {
+		c.ownHTTP = http.DefaultTransport.(*http.Transport).Clone()
+		c.ownHTTP.Proxy = nil
+		cfg.HTTPClient = &http.Client{Transport: c.ownHTTP}
+	}
+	if err := cfg.setDefaults(); err != nil {
+		return nil, err
+	}
+	c.cfg = cfg
+	c.stubs = newStubs(&c.cfg)
+	c.API = API{carrier: c}
+	return c, nil
+}
+
+// Close waits for what the client runs itself and drops its idle connections.
+// It signs nobody out. Close the client's Conns first.
+func (c *Client) Close() {
+	c.mu.Lock()
+	c.closed = true
+	c.mu.Unlock()
+	c.wg.Wait()
+	if c.ownHTTP != nil {
+		c.ownHTTP.CloseIdleConnections()
+	}
+}
+
+// Positions returns the highest position the client has seen in each shard.
+func (c *Client) Positions() []*edgev1.Position {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	out := make([]*edgev1.Position, 0, len(c.positions))
+	for _, p := range c.positions {
+		out = append(out, p)
+	}
+	return out
+}
+
+// NotePosition tells the client a position learnt elsewhere, such as by an
+// earlier run: the next hello presents it if it is the highest of its shard.
+func (c *Client) NotePosition(p *edgev1.Position) {
+	if p == nil {
+		return
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if old := c.positions[p.Shard]; old == nil || later(p, old) {
+		c.positions[p.Shard] = p
+	}
+}
+
+// forget drops positions that the server has said its history lacks.
+func (c *Client) forget(lost []*edgev1.Position) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, p := range lost {
+		delete(c.positions, p.Shard)
+	}
+}
+
+// later orders the positions of one shard: by term first, because a lost tail
+// is written again at lower indexes but in a later term.
+func later(a, b *edgev1.Position) bool {
+	if a.Term != b.Term {
+		return a.Term > b.Term
+	}
+	return a.Index > b.Index
+}
+
+// note remembers the position in an answer or event.
+func (c *Client) note(f *edgev1.ServerFrame) {
+	switch b := f.Body.(type) {
+	case *edgev1.ServerFrame_Event:
+		c.NotePosition(b.Event.GetMessage().GetPosition())
+	case *edgev1.ServerFrame_Send:
+		c.NotePosition(b.Send.GetPosition())
+	case *edgev1.ServerFrame_MarkRead:
+		c.NotePosition(b.MarkRead.GetPosition())
+	case *edgev1.ServerFrame_OpenDirect:
+		c.NotePosition(b.OpenDirect.GetPosition())
+	case *edgev1.ServerFrame_CreateGroup:
+		c.NotePosition(b.CreateGroup.GetPosition())
+	case *edgev1.ServerFrame_Invite:
+		c.NotePosition(b.Invite.GetPosition())
+	case *edgev1.ServerFrame_SetTitle:
+		c.NotePosition(b.SetTitle.GetPosition())
+	}
+}
+
+func (c *Client) withTimeout(ctx context.Context) (context.Context, context.CancelFunc) {
+	if _, ok := ctx.Deadline(); ok {
+		return ctx, func() {}
+	}
+	return context.WithTimeout(ctx, c.cfg.Timeout)
+}
+
+func isUnauthenticated(err error) bool {
+	var e *Error
+	return errors.As(err, &e) && e.Code == connect.CodeUnauthenticated
+}
