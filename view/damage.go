@@ -113,12 +113,18 @@ func removeOldAside(fsys durable.FS, parent, stem, newest string) error {
 			old = append(old, name)
 		}
 	}
+	if len(old) < keptAside {
+		return nil
+	}
 	sort.Strings(old) // their names are times
-	for len(old) > keptAside-1 {
+	for len(old) >= keptAside {
 		if err := fsys.RemoveAll(fsys.PathJoin(parent, old[0])); err != nil && !os.IsNotExist(err) {
 			return fmt.Errorf("remove damaged view %s: %w", old[0], err)
 		}
 		old = old[1:]
+	}
+	if err := durable.SyncDir(fsys, parent); err != nil {
+		return fmt.Errorf("remove damaged views: %w", err)
 	}
 	return nil
 }
