@@ -100,9 +100,14 @@ export class Person {
     return page;
   }
 
-  async signUp(password = 'correct-horse-battery') {
+  async signUp() {
+    await this.page.locator('.swap').click();
+    await this.signUpHere();
+  }
+
+  /** On the sign-up form already. */
+  async signUpHere(password = 'correct-horse-battery') {
     const { page } = this;
-    await page.locator('.swap').click();
     await page.locator('input[name=username]').fill(this.login);
     await page.locator('input[name=password]').fill(password);
     await page.locator('input[name=name]').fill(this.name);
@@ -172,4 +177,16 @@ export class Person {
   async leave() {
     await this.context.close();
   }
+}
+
+/** Calls the public API as anyone could with curl. */
+export async function rpc(server, method, request, token) {
+  const response = await fetch(`${server.url}/bongsu.edge.v1.${method}`, {
+    method: 'POST',
+    headers: { 'content-type': 'application/json', ...(token ? { authorization: `Bearer ${token}` } : {}) },
+    body: JSON.stringify(request),
+  });
+  const body = await response.json();
+  if (!response.ok) throw new Error(`${method}: ${JSON.stringify(body)}`);
+  return body;
 }

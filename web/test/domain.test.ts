@@ -178,6 +178,11 @@ describe('rows of a conversation', () => {
     expect(got.findIndex((r) => r.kind === 'read')).toBe(2);
   });
 
+  it('shows a word once while the news that it was sent overtakes the news that it is settled', () => {
+    const got = rows({ messages: [{ ...message(9, 'a', at), clientId: 'x' }], notices: [], unsent: [unsent], me: 'a' });
+    expect(got.map((r) => r.kind)).toEqual(['day', 'message']);
+  });
+
   it('keeps the key of an own message from unsent to sent, and never takes others’ client IDs for keys', () => {
     const before = rows({ messages: [], notices: [], unsent: [unsent], me: 'a' }).find((r) => r.kind === 'unsent')!;
     const after = rows({ messages: [{ ...message(9, 'a', at), clientId: 'x' }], notices: [], unsent: [], me: 'a' }).find((r) => r.kind === 'message')!;

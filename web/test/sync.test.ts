@@ -214,6 +214,7 @@ describe('keeping in step', () => {
     say(room, bob, 3, 1_500);
     world.up();
     await world.advance(40_000);
+    await world.settle(6_000);
     const texts = await alice.texts(room.id);
     expect(texts).toEqual(numbers(1_451, 1_500));
     expect(await alice.engine.older(room.id, 1_451)).toBe(true);

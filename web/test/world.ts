@@ -42,9 +42,9 @@ export class World {
     globalThis.indexedDB = new IDBFactory();
   }
 
-  /** Lets everything that needs no time happen. */
-  async settle(): Promise<void> {
-    for (let i = 0; i < 60; i++) await new Promise((resolve) => setImmediate(resolve));
+  /** Lets everything that needs no time happen; a long chain of store writes takes more turns. */
+  async settle(turns = 100): Promise<void> {
+    for (let i = 0; i < turns; i++) await new Promise((resolve) => setImmediate(resolve));
   }
 
   async advance(ms: number): Promise<void> {

@@ -66,7 +66,9 @@ export function rows(input: RowInput): Row[] {
     previous = message;
   }
   noticesUpTo(Infinity);
-  input.unsent.forEach((item, i) => {
+  // News of a message may overtake the news that its unsent self is settled, as when another tab sent it.
+  const arrived = new Set(input.messages.filter((m) => m.senderId === input.me).map((m) => m.clientId));
+  input.unsent.filter((item) => !arrived.has(item.clientId)).forEach((item, i) => {
     dayRow(item.createdAt);
     out.push({ kind: 'unsent', key: 'm' + item.clientId, item, first: i === 0 && previous?.senderId !== input.me });
   });

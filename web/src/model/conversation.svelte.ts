@@ -94,25 +94,31 @@ export class Conversation {
     return first !== undefined && first.seq > (this.room?.myJoinedSeq ?? 0) + 1;
   });
 
-  loadOlder(): Promise<void> {
+  async loadOlder(): Promise<void> {
+    const before = this.messages[0];
+    if (!before || !this.hasOlder || this.loadingOlder) return;
+    this.loadingOlder = true;
+    try {
+      // The network is waited for outside of the queue: new messages must not stand behind it.
+      if (await this.engine.older(this.roomId, before.seq)) await this.showOlder();
+      this.olderUnavailable = false;
+    } catch {
+      this.olderUnavailable = true;
+    } finally {
+      this.loadingOlder = false;
+    }
+  }
+
+  private showOlder(): Promise<void> {
     return this.move(async () => {
       const first = this.messages[0];
-      if (!first || !this.hasOlder) return;
-      this.loadingOlder = true;
-      try {
-        if (!(await this.engine.older(this.roomId, first.seq))) return;
-        const from = Math.max(this.room?.range?.from ?? first.seq, first.seq - pageSize);
-        const older = await this.engine.store.messages(this.roomId, from, first.seq - 1);
-        const messages = [...older, ...this.messages];
-        const cut = messages.length > maxWindow;
-        await this.display(cut ? messages.slice(0, maxWindow) : messages);
-        if (cut) this.atNewest = false;
-        this.olderUnavailable = false;
-      } catch {
-        this.olderUnavailable = true;
-      } finally {
-        this.loadingOlder = false;
-      }
+      if (!first) return;
+      const from = Math.max(this.room?.range?.from ?? first.seq, first.seq - pageSize);
+      const older = await this.engine.store.messages(this.roomId, from, first.seq - 1);
+      const messages = [...older, ...this.messages];
+      const cut = messages.length > maxWindow;
+      await this.display(cut ? messages.slice(0, maxWindow) : messages);
+      if (cut) this.atNewest = false;
     });
   }
 

@@ -71,7 +71,9 @@ export class Connection {
       }
       return;
     }
-    if (this.platform.visible()) void this.ping(pingTimeoutMs);
+    // The browser knows of no network: waiting for a timeout would only hide it.
+    if (!this.platform.online()) this.socket?.close();
+    else if (this.platform.visible()) void this.ping(pingTimeoutMs);
   }
 
   private async connect(): Promise<void> {

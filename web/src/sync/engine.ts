@@ -385,12 +385,13 @@ export class Engine {
       await this.store.updateRoom(roomId, () => next);
       this.events.emit({ type: 'room', roomId });
     }
-    if (added.settled.length > 0) await this.outboxChanged();
     const from = added.range?.from ?? Infinity;
     const to = added.range?.to ?? -Infinity;
     const kept = messages.filter((m) => m.seq >= from && m.seq <= to);
     if (kept.length > 0) this.events.emit({ type: 'messages', roomId, messages: kept, live });
     if (notices.length > 0) this.events.emit({ type: 'notices', roomId, notices });
+    // Last, so that a word is never neither unsent nor sent on the screen.
+    if (added.settled.length > 0) await this.outboxChanged();
   }
 
   private fetchRoom(roomId: RoomId): Promise<Room | undefined> {
