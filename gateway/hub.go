@@ -241,25 +241,30 @@ func (h *hub) othersInRoom(room, user id.ID) (others []*session, member bool) {
 // goroutines, for one shard in the order of its journal, and does not block.
 func (g *Gateway) Feed(items []*nodev1.FeedItem) {
 	for _, item := range items {
-		f, err := readItem(item)
-		if err != nil {
-			g.metrics.badFeed.Inc()
-			g.log.Error("feed item set aside", "shard", item.GetShard(), "index", item.GetIndex(), "error", err)
-			continue
+		g.handOut(item)
+	}
+}
+
+func (g *Gateway) handOut(item *nodev1.FeedItem) {
+	defer g.guard("hand out a feed item") // it is the shard's goroutine: our fault must not stop it
+	f, err := readItem(item)
+	if err != nil {
+		g.metrics.badFeed.Inc()
+		g.log.Error("feed item set aside", "shard", item.GetShard(), "index", item.GetIndex(), "error", err)
+		return
+	}
+	// The set first: a session that starts now looks there after it joined.
+	for _, device := range f.revoked {
+		g.revokedDevice(device)
+	}
+	audience, ended := g.hub.apply(f, time.Now())
+	if len(audience) > 0 {
+		event := newPrepared(item.GetEvent())
+		for _, s := range audience {
+			s.offer(event, false)
 		}
-		// The set first: a session that starts now looks there after it joined.
-		for _, device := range f.revoked {
-			g.revokedDevice(device)
-		}
-		audience, ended := g.hub.apply(f, time.Now())
-		if len(audience) > 0 {
-			event := newPrepared(item.GetEvent())
-			for _, s := range audience {
-				s.offer(event, false)
-			}
-		}
-		for _, s := range ended {
-			s.finish(closeRevoked, "this device was signed out", true)
-		}
+	}
+	for _, s := range ended {
+		s.finish(closeRevoked, "this device was signed out", true)
 	}
 }

@@ -18,9 +18,7 @@ func observe[Req, Res any](ctx context.Context, g *Gateway, name string, who cal
 	began := time.Now()
 	defer func() {
 		if p := recover(); p != nil {
-			g.metrics.panics.Inc()
-			// The request is not logged: it may hold a password.
-			g.log.Error("method panicked", "method", name, "panic", fmt.Sprint(p), "stack", string(debug.Stack()))
+			g.panicked(name, p)
 			refused = refuse(codeInternal, "internal", "something went wrong on our side").e
 		}
 		code := "ok"
@@ -35,6 +33,21 @@ func observe[Req, Res any](ctx context.Context, g *Gateway, name string, who cal
 		refused = g.asError(ctx, name, err)
 	}
 	return res, refused
+}
+
+// panicked records a fault of ours. What was being handled is not logged: it
+// may hold a password.
+func (g *Gateway) panicked(where string, p any) {
+	g.metrics.panics.Inc()
+	g.log.Error("panicked", "where", where, "panic", fmt.Sprint(p), "stack", string(debug.Stack()))
+}
+
+// guard keeps a panic in the background from ending the process; it is
+// deferred.
+func (g *Gateway) guard(where string) {
+	if p := recover(); p != nil {
+		g.panicked(where, p)
+	}
 }
 
 // runner answers one socket request.

@@ -151,6 +151,9 @@ func (s *session) reason(err error) string {
 // errPeerClosed: the client sent a close frame.
 var errPeerClosed = errors.New("closed by client")
 
+// errFault: we failed while reading.
+var errFault = errors.New("internal fault")
+
 // endWith queues the close frame that err calls for.
 func (s *session) endWith(err error) {
 	var breach *protocolError
@@ -158,6 +161,8 @@ func (s *session) endWith(err error) {
 	switch {
 	case errors.Is(err, errPeerClosed):
 		s.finish(ws.StatusNormalClosure, "closed by client", true)
+	case errors.Is(err, errFault):
+		s.finish(ws.StatusInternalServerError, "internal fault", true)
 	case errors.As(err, &breach):
 		s.g.metrics.badFrames.WithLabelValues("protocol").Inc()
 		s.finish(breach.code, breach.err.Error(), true)
@@ -218,7 +223,13 @@ func (s *session) until() time.Time {
 	return time.Now().Add(2 * s.g.cfg.Heartbeat)
 }
 
-func (s *session) readLoop() error {
+func (s *session) readLoop() (err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			s.g.panicked("read a socket", p)
+			err = errFault
+		}
+	}()
 	for {
 		if err := s.awaitLoose(); err != nil {
 			return err

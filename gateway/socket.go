@@ -310,6 +310,7 @@ func (s *session) prove(ctx context.Context, who caller, access auth.Access, exp
 // When all is known the client is told to say hello again, which settles
 // everything; if that takes longer than the grace the session ends.
 func (s *session) reprove(who caller, access auth.Access, seen []*edgev1.Position) {
+	defer s.g.guard("ask again about a session")
 	ends := time.Now().Add(s.g.cfg.Grace)
 	for wait := firstReproof; ; wait = min(2*wait, mostReproof) {
 		timer := time.NewTimer(wait)
@@ -353,6 +354,7 @@ func (g *Gateway) confirm(access auth.Access) {
 	}
 	g.running.Go(func() {
 		defer func() { <-g.confirming }()
+		defer g.guard("confirm refresh token")
 		ctx, cancel := context.WithTimeout(g.life, confirmWithin)
 		defer cancel()
 		_, _, err := g.do(ctx, &nodev1.Command{Kind: &nodev1.Command_ConfirmRefresh{ConfirmRefresh: &nodev1.ConfirmRefresh{
