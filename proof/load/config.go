@@ -1,0 +1,102 @@
+package load
+
+import (
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net/url"
+	"os"
+	"time"
+)
+
+// Config of a measurement. The zero value is the workload of PEERS.md.
+type Config struct {
+	// Target is the URL of the server to measure; empty starts one.
+	Target string
+	// Bin is the server's binary; empty means the running one. Not used with Target.
+	Bin string
+	// Dir holds the temporary data folder; empty means os.TempDir.
+	Dir string
+	// Seed of message IDs; 0 draws one, which the Result names.
+	Seed uint64
+
+	// Senders of Send: pairs with one message outstanding each; 0 means 100.
+	Senders int
+	// Rate of Deliver in messages a second; 0 means 500. Pairs that share it; 0 means 200.
+	Rate  float64
+	Pairs int
+	// Messages of History in the one room; 0 means 100,000.
+	Messages int
+	// Bytes of each message's text; 0 means 128.
+	Bytes int
+
+	// WarmUp and Window; 0 means 8 s and 30 s. History has a number of
+	// fetches instead.
+	WarmUp, Window time.Duration
+	// Bound, if set, is the time for warm-up and window together, in place of both.
+	Bound time.Duration
+
+	// Progress is told how far preparations are, from one goroutine at a time.
+	Progress func(what string, done, total int)
+}
+
+func (c *Config) setDefaults() error {
+	setDefault(&c.Senders, 100)
+	setDefault(&c.Rate, 500)
+	setDefault(&c.Pairs, 200)
+	setDefault(&c.Messages, 100_000)
+	setDefault(&c.Bytes, 128)
+	setDefault(&c.WarmUp, 8*time.Second)
+	setDefault(&c.Window, 30*time.Second)
+	if c.Bound > 0 {
+		c.WarmUp = min(8*time.Second, c.Bound/5)
+		c.Window = c.Bound - c.WarmUp
+	}
+	for c.Seed == 0 {
+		c.Seed = rand.Uint64()
+	}
+	if c.Progress == nil {
+		c.Progress = func(string, int, int) {}
+	}
+	switch {
+	case c.Senders > 8000 || c.Pairs > 8000:
+		return fmt.Errorf("at most 8,000 pairs: a process has 20,000 file descriptors")
+	case c.Rate > 1e6:
+		return fmt.Errorf("a rate of %g is beyond any generator", c.Rate)
+	case c.Rate*(c.WarmUp+c.Window).Seconds() > 50e6:
+		return fmt.Errorf("%g messages a second for %s are too many to keep count of", c.Rate, c.WarmUp+c.Window)
+	case c.Messages > 10_000_000:
+		return fmt.Errorf("%d messages in a room: at most 10,000,000", c.Messages)
+	case c.Bytes < 40 || c.Bytes > 10_000:
+		return fmt.Errorf("%d bytes a message: want 40 to 10,000", c.Bytes)
+	}
+	if c.Target != "" {
+		if u, err := url.Parse(c.Target); err != nil || u.Host == "" {
+			return fmt.Errorf("target %q is not http(s)://host[:port]", c.Target)
+		}
+		return nil
+	}
+	if c.Bin == "" {
+		self, err := os.Executable()
+		if err != nil {
+			return fmt.Errorf("find our own binary: %w", err)
+		}
+		c.Bin = self
+	}
+	return nil
+}
+
+func setDefault[T int | float64 | time.Duration](v *T, value T) {
+	if *v <= 0 {
+		*v = value
+	}
+}
+
+// random returns the stream that belongs to one of the run's parts.
+func (c *Config) random(part int) io.Reader {
+	var key [32]byte
+	for i := range 8 {
+		key[i], key[8+i] = byte(c.Seed>>(8*i)), byte(part>>(8*i))
+	}
+	return rand.NewChaCha8(key)
+}
