@@ -143,7 +143,7 @@ func (s static) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		name = "index.html"
 	}
 	data, err := s.read(name)
-	if err != nil && path.Ext(name) == "" && !strings.HasPrefix(name, "assets/") {
+	if err != nil && path.Ext(name) == "" && !strings.HasPrefix(name+"/", "assets/") {
 		name = "index.html"
 		data, err = s.read(name)
 	}

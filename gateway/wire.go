@@ -153,6 +153,10 @@ func (s *stream) read(until func() time.Time) (wireMessage, error) {
 // Memory grows only with bytes that have come, not with the announced length.
 func (s *stream) payload(h ws.Header) error {
 	keep := min(h.Length, int64(maxFrameBytes-len(s.data)))
+	rest := h.Length - keep
+	if s.dropped += rest; s.dropped > maxDiscardBytes {
+		return &protocolError{ws.StatusMessageTooBig, fmt.Errorf("a message of more than %d bytes", maxDiscardBytes)}
+	}
 	for done := int64(0); done < keep; {
 		n := min(keep-done, int64(max(readBuffer, len(s.data))))
 		at := len(s.data)
@@ -163,14 +167,10 @@ func (s *stream) payload(h ws.Header) error {
 		ws.Cipher(s.data[at:], h.Mask, int(done))
 		done += n
 	}
-	rest := h.Length - keep
 	if rest == 0 {
 		return nil
 	}
 	s.tooBig = true
-	if s.dropped += rest; s.dropped > maxDiscardBytes {
-		return &protocolError{ws.StatusMessageTooBig, fmt.Errorf("a message of more than %d bytes", maxDiscardBytes)}
-	}
 	_, err := io.CopyN(io.Discard, s.in, rest)
 	return err
 }
