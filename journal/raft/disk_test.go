@@ -1,6 +1,7 @@
 package raft
 
 import (
+	"context"
 	"log/slog"
 	"path"
 	"strings"
@@ -257,7 +258,10 @@ type broken struct{}
 
 func (broken) Error() string { return "the disk is broken" }
 
-var errBroken = broken{}
+var (
+	errBroken = broken{}
+	bg        = context.Background()
+)
 
 func TestContract(t *testing.T) {
 	journaltest.Run(t, func(t *testing.T, shards int) journaltest.Instance { return newInstance(t, shards) })

@@ -255,9 +255,9 @@ func (j *Journal) create(known bool) error {
 
 // start starts the groups and the marks' ticker.
 func (j *Journal) start() error {
-	j.marks.writing.Lock()
-	j.marks.armed = true
-	j.marks.writing.Unlock()
+	if err := j.armMarks(); err != nil {
+		return err
+	}
 	for _, g := range j.groups {
 		if g.lost == nil {
 			if err := g.start(); err != nil {
@@ -266,6 +266,22 @@ func (j *Journal) start() error {
 		}
 	}
 	j.running.Go(j.keepMarks)
+	return nil
+}
+
+// armMarks lets marks be written, and replaces damaged copies at once by what is
+// known: the next damage must not find the only good one.
+func (j *Journal) armMarks() error {
+	j.marks.writing.Lock()
+	defer j.marks.writing.Unlock()
+	j.marks.armed = true
+	for _, d := range j.damage {
+		var bad *MarksError
+		if errors.As(d, &bad) {
+			j.cfg.Logger.Error("a copy of the high-water marks is damaged and is written again", "err", bad)
+			return j.marks.renew()
+		}
+	}
 	return nil
 }
 

@@ -252,6 +252,16 @@ func (m *marks) write(next []mark) error {
 	return nil
 }
 
+// renew writes both copies again; the caller holds writing, or is alone.
+func (m *marks) renew() error {
+	for range marksFiles {
+		if err := m.write(m.durable); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 func (m *marks) replace(name string, b []byte) error {
 	tmp := m.fs.PathJoin(m.dir, "marks.tmp")
 	f, err := m.fs.Create(tmp, vfs.WriteCategoryUnspecified)

@@ -23,7 +23,8 @@ const scrubBytes = 1 << 20
 // by its checksum, read from the disk and not from a cache; every entry by its
 // own; that indexes are contiguous from the trimmed part to the end; that terms
 // are those of the table and never fall; that the group's other values and both
-// copies of the marks can be read. Damage fences the store and is returned.
+// copies of the marks can be read. Damage is returned, and fences the store unless
+// it is only of the marks, which are written again.
 func (j *Journal) ScrubEntries(ctx context.Context, progress func(done uint64), visit func(journal.ShardID, journal.Entry) error) error {
 	if err := ctx.Err(); err != nil {
 		return fmt.Errorf("scrub: %w", err)
@@ -62,16 +63,27 @@ func (j *Journal) scrub(ctx context.Context, progress func(uint64), visit func(j
 			return err
 		}
 	}
+	return j.scrubMarks()
+}
+
+// scrubMarks reads both copies of the marks. A damaged one is told of and both
+// are written again: what memory knows is newer than either. Nothing is fenced.
+func (j *Journal) scrubMarks() error {
+	j.marks.writing.Lock() // the ticker replaces the files
+	defer j.marks.writing.Unlock()
+	var bad []error
 	for _, name := range marksFiles {
-		// Under the lock: the ticker replaces the files.
-		j.marks.writing.Lock()
-		_, _, err := j.marks.read(name)
-		j.marks.writing.Unlock()
-		if err != nil {
-			return &journal.CorruptError{Cause: &MarksError{File: name, Cause: err}}
+		if _, _, err := j.marks.read(name); err != nil {
+			bad = append(bad, &MarksError{File: name, Cause: err})
 		}
 	}
-	return nil
+	if len(bad) == 0 {
+		return nil
+	}
+	j.damageMu.Lock()
+	j.damage = append(j.damage, bad...)
+	j.damageMu.Unlock()
+	return errors.Join(errors.Join(bad...), j.marks.renew())
 }
 
 // scrubTables verifies the checksum of every block of every table on the disk.
