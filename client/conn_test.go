@@ -122,6 +122,7 @@ func TestDeadlineAndLostConnection(t *testing.T) {
 		if !errors.Is(err, &client.Error{Reason: client.ReasonNoAnswer}) || !errors.Is(err, context.DeadlineExceeded) || time.Since(began) != 3*time.Second {
 			t.Errorf("after %s: %v", time.Since(began), err)
 		}
+		synctest.Wait()
 		if deadline == 0 || deadline > 3000 {
 			t.Errorf("the server was told a deadline of %d ms", deadline)
 		}
@@ -195,6 +196,7 @@ func TestDrain(t *testing.T) {
 			}
 			time.Sleep(10 * time.Millisecond)
 		}
+		synctest.Wait()
 		if ups != 2 {
 			t.Errorf("%d connections, want 2", ups)
 		}

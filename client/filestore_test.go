@@ -145,7 +145,7 @@ func TestFileStoreSeesDamage(t *testing.T) {
 	}
 	disk := durable.NewCrashable()
 	sound[len(sound)-60] ^= 1
-	if err := durable.WriteFile(disk, "outbox", sound, 0o600); err != nil {
+	if err := durable.WriteFile(disk, "outbox", bytes.Clone(sound), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	store, err := OpenFileStore(disk, "outbox")
