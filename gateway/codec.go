@@ -63,7 +63,7 @@ func (c codec) encode(frame *edgev1.ServerFrame) ([]byte, error) {
 	var err error
 	const room = ws.MaxHeaderSize
 	if c == jsonCodec {
-		payload, err = protojson.MarshalOptions{}.MarshalAppend(make([]byte, room, room+512), frame)
+		payload, err = appendJSON(make([]byte, room, room+512), frame)
 	} else {
 		payload, err = proto.MarshalOptions{}.MarshalAppend(make([]byte, room, room+proto.Size(frame)), frame)
 	}

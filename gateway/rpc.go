@@ -40,6 +40,8 @@ func callOf(ctx context.Context) *rpcCall { c, _ := ctx.Value(rpcKey{}).(*rpcCal
 func (g *Gateway) mountRPC(mux *http.ServeMux) {
 	options := []connect.HandlerOption{
 		connect.WithReadMaxBytes(maxFrameBytes),
+		connect.WithCodec(rpcJSONs[0]),
+		connect.WithCodec(rpcJSONs[1]),
 		connect.WithRequestGate(g.gate),
 		// Answers are small; compressing a page of history is worth it.
 		connect.WithCompressMinBytes(1 << 10),
