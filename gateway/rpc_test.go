@@ -73,7 +73,7 @@ func TestEveryMethod(t *testing.T) {
 		{"PeopleService/AddFriend", map[string]any{"userId": b.id.String()}, `"login":"bob"`},
 		{"PeopleService/ListFriends", nil, b.id.String()},
 		{"PeopleService/RemoveFriend", map[string]any{"userId": b.id.String()}, `{}`},
-		{"PeopleService/ListFriends", nil, `{}`},
+		{"PeopleService/ListFriends", nil, `{"friends":[],"blocked":[]}`},
 		{"PeopleService/Block", map[string]any{"userId": c.id.String()}, `{}`},
 		{"PeopleService/ListFriends", nil, `"blocked":[{"userId":"` + c.id.String()},
 		{"PeopleService/Unblock", map[string]any{"userId": c.id.String()}, `{}`},
