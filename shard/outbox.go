@@ -30,6 +30,7 @@ type pump struct {
 
 	mu      sync.Mutex // guards what follows
 	serving bool
+	looked  bool // at every partition
 	waiting map[id.Partition]retry
 }
 
@@ -44,16 +45,21 @@ func newPump(o *owner) *pump {
 	return &pump{o: o, wake: make(chan struct{}, 1), waiting: make(map[id.Partition]retry)}
 }
 
-// serve turns the pump on, with a look at every partition, or off.
+// serve turns the pump on or off. The first time it looks at every partition,
+// for what an earlier process has left; after that, note tells it all.
 func (p *pump) serve(on bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.serving = on
-	if on {
+	if !on {
+		return
+	}
+	signal(p.wake)
+	if !p.looked {
+		p.looked = true
 		for _, part := range p.o.partitions() {
 			p.waiting[part] = retry{}
 		}
-		signal(p.wake)
 	}
 }
 

@@ -45,13 +45,13 @@ func (s *Set) Query(ctx context.Context, q *nodev1.Query) (*nodev1.QueryReply, e
 	if errors.As(err, &not) {
 		return queryRefusal(not.why), nil
 	}
-	s.cfg.Logger.Error("a query failed", "error", err)
 	if errors.Is(err, view.ErrClosed) {
 		return queryRefusal(draining), nil
 	}
-	if s.cfg.View.Err() != nil {
+	if s.cfg.View.Err() != nil { // it has said so itself, once
 		return queryRefusal(storeFenced), nil
 	}
+	s.cfg.Logger.Error("a query failed", "error", err)
 	return queryRefusal(damaged), nil
 }
 
@@ -69,11 +69,14 @@ func (s *Set) await(ctx context.Context, positions []*edgev1.Position) *reason {
 		o := s.owners[p.GetShard()]
 		for {
 			applied := o.applied.wait()
+			// The index alone proves nothing: after a lost tail another history
+			// has an entry of that number. There is nothing to wait for then, as
+			// this node, alone in its group, knows the end; hello tells the client.
+			if o.lost(p) {
+				return &behind
+			}
 			if o.view.Mark().GetIndex() >= p.GetIndex() {
 				break
-			}
-			if o.lost(p) {
-				return &behind // nothing to wait for; hello says what is lost
 			}
 			select {
 			case <-applied:

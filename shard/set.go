@@ -164,6 +164,9 @@ func (s *Set) Run(ctx context.Context) error {
 // *view.FencedError and *journal.FencedError in it.
 func (s *Set) Ready() error {
 	var errs []error
+	if err := s.cfg.View.Err(); err != nil {
+		errs = append(errs, err) // an idle owner has not noticed yet
+	}
 	for n, o := range s.owners {
 		if err := o.status.ready(); err != nil {
 			errs = append(errs, fmt.Errorf("shard %d: %w", n, err))

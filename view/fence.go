@@ -50,6 +50,10 @@ func (f *fence) set(cause error) (first bool) {
 
 func (f *fence) stop() { f.stopOne.Do(func() { close(f.stopped) }) }
 
+// Fence fences the store over a doubt that its user has: nothing is read or
+// written any more, and the next Open reports damage.
+func (s *Store) Fence(cause error) { s.fail(cause, true) }
+
 // fail fences the store. suspect says that what the disk holds is in doubt, so
 // that the next start must make the view again; a write that failed leaves the
 // last completed flush as it was, and rebuilding on a full disk would only hurt.
