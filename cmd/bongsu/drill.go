@@ -12,6 +12,7 @@ import (
 )
 
 type drillCmd struct {
+	Crash crashCmd `cmd:"" help:"Kill the server with SIGKILL under load, again and again, and count what is missing."`
 	Power powerCmd `cmd:"" help:"Pull the plug: everything that was not fsynced is gone. In process, on a disk in memory."`
 }
 
@@ -51,6 +52,28 @@ func (f *drillFlags) finish(r drill.Result, err error) error {
 		return errRed
 	}
 	return nil
+}
+
+type crashCmd struct {
+	drillFlags
+	Kills  int    `help:"How often the server is killed." default:"100"`
+	Pairs  int    `help:"Pairs of people who talk." default:"20"`
+	Groups int    `help:"Groups of ten of them." default:"2"`
+	Bin    string `help:"Server to kill; without it this very binary." type:"existingfile"`
+}
+
+func (c *crashCmd) Run(ctx context.Context) error {
+	bin := c.Bin
+	if bin == "" {
+		var err error
+		if bin, err = os.Executable(); err != nil {
+			return fmt.Errorf("find this binary: %w", err)
+		}
+	}
+	r, err := drill.Crash(ctx, drill.CrashConfig{
+		Bin: bin, Kills: c.Kills, Seed: c.seed(), For: c.bound(), Out: c.out(), Pairs: c.Pairs, Groups: c.Groups,
+	})
+	return c.finish(r, err)
 }
 
 type powerCmd struct {

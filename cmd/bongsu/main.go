@@ -22,6 +22,7 @@ type cli struct {
 	Config kong.ConfigFlag `help:"TOML file with settings: one key a flag, the same name with '_' for '-'." env:"BONGSU_CONFIG" placeholder:"FILE"`
 
 	Serve   serveCmd   `cmd:"" help:"Run the messenger."`
+	Bench   benchCmd   `cmd:"" help:"Measure a server from outside."`
 	Drill   drillCmd   `cmd:"" help:"Prove a promise by breaking things."`
 	Admin   adminCmd   `cmd:"" help:"Operator's tools for a data folder at rest."`
 	Version versionCmd `cmd:"" help:"Print the version."`
