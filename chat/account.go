@@ -19,7 +19,6 @@ const (
 	MaxDisplayNameChars   = 40
 	MaxPasswordHashBytes  = 512
 	MaxFriendsAtSignUp    = 100
-	maxDisplayNameBytes   = 4 * MaxDisplayNameChars
 	loginExtraCharacters  = "_.-"
 	passwordHashBeginning = "$"
 )

@@ -171,7 +171,7 @@ func markAside(o *overlay, m Meta, ev *journalv1.Event, aside *SetAside) error {
 	case !ok:
 		// It names nothing that we could mark. Going on would hide it.
 		return fmt.Errorf("event %s names neither room nor account: %s", aside.Kind, aside.Panic)
-	case subject.Kind() == id.Room && ev.GetRoomListed() == nil:
+	case subject.Kind() == id.Room:
 		aside.Room = subject
 		return stopRoom(o, subject, cause)
 	default:

@@ -545,3 +545,74 @@ func TestDecideNeverPanics(t *testing.T) {
 		t.Errorf("%v %v", reply, err)
 	}
 }
+
+// Effects keep the newest version even if a journal holds an older one behind
+// it, and finishing an older one forgets nothing newer.
+func TestNewestVersionWinsInApply(t *testing.T) {
+	state, room := pair(t)
+	jimin, minji := userID("jimin"), userID("minji")
+	apply := func(ev *journalv1.Event) []*nodev1.FeedItem {
+		t.Helper()
+		feed, aside, err := ApplyWatched(state, meta, ev)
+		if err != nil || aside != nil {
+			t.Fatal(aside, err)
+		}
+		return feed
+	}
+	listed := func(version uint64, on bool) *journalv1.Event {
+		return &journalv1.Event{Kind: &journalv1.Event_RoomListed{RoomListed: &journalv1.RoomListed{UserId: jimin.Bytes(), RoomId: room.Bytes(), Version: version, Listed: on}}}
+	}
+	apply(listed(5, true))
+	before := state.clone()
+	for _, old := range []*journalv1.Event{listed(5, false), listed(4, false)} {
+		if feed := apply(old); feed != nil || len(state.changed(before)) != 0 {
+			t.Fatalf("version 5 was overwritten by %v", old)
+		}
+	}
+	if a := must(readAccount(state, jimin))(t); a.GetRoomCount() != 1 {
+		t.Fatalf("%d rooms", a.GetRoomCount())
+	}
+	noted := func(version uint64, on bool) *journalv1.Event {
+		return &journalv1.Event{Kind: &journalv1.Event_BlockNoted{BlockNoted: &journalv1.BlockNoted{RoomId: room.Bytes(), BlockerId: jimin.Bytes(), Version: version, Blocked: on}}}
+	}
+	apply(noted(5, true))
+	before = state.clone()
+	for _, old := range []*journalv1.Event{noted(5, false), noted(4, false)} {
+		if apply(old); len(state.changed(before)) != 0 {
+			t.Fatalf("version 5 was overwritten by %v", old)
+		}
+	}
+	// Blocked as 1, unblocked as 2: the effect of 1 being finished late must
+	// leave the entry of 2, which knows what the next effect replaces.
+	block := func(on bool) {
+		t.Helper()
+		out := must(Step(state, meta, &nodev1.Command{Actor: jimin.Bytes(), Kind: &nodev1.Command_SetBlock{SetBlock: &nodev1.SetBlock{
+			UserId: jimin.Bytes(), OtherId: minji.Bytes(), Blocked: on,
+		}}}))(t)
+		if out.Reply.GetError() != nil {
+			t.Fatal(out.Reply.GetError())
+		}
+	}
+	done := func(version uint64) {
+		t.Helper()
+		apply(&journalv1.Event{Kind: &journalv1.Event_OutboxDone{OutboxDone: &journalv1.OutboxDone{Keys: [][]byte{outboxKey(effectBlock, jimin, minji, version)}}}})
+	}
+	block(true)
+	block(false)
+	done(1)
+	if b := must(readBlock(state, blockKey(jimin, minji)))(t); b.GetVersion() != 2 {
+		t.Fatalf("the entry of the unblocking is gone: %v", b)
+	}
+	if _, ok := state.values[string(outboxKey(effectBlock, jimin, minji, 2))]; !ok {
+		t.Fatal("the effect of the unblocking is gone")
+	}
+	done(2)
+	if _, ok := state.values[string(blockKey(jimin, minji))]; ok {
+		t.Fatal("the entry of a finished unblocking stays for ever")
+	}
+	block(true)
+	done(3)
+	if b := must(readBlock(state, blockKey(jimin, minji)))(t); !b.GetBlocked() {
+		t.Fatal("finishing the effect of a block lifted it")
+	}
+}

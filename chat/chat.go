@@ -8,6 +8,17 @@
 // Time comes in Env, random values come in the command. The same records give
 // the same state, byte for byte, on every replica and release.
 //
+// An owner calls Step for each command and puts the events of a batch into one
+// record; a replica calls ApplyRecord for each record; Answer and the queries
+// serve people; Outbox serves the pump. Nothing here is safe for use by several
+// goroutines on one transaction; there is no other shared state.
+//
+// Three things can be wrong, and each has its own end. The caller's mistake is
+// a *Refusal: nothing changes. An event that panics or contradicts the state is
+// set aside and its room stops (invariant 12). A failing store, damage
+// (*CorruptError) or rules from the future (ErrUnknownRules) are errors, and the
+// shard stops.
+//
 // A state is that of one shard: it never sees another's keys. What concerns
 // another shard is written to the outbox in the state (outbox.go) and carried
 // over by package shard.
