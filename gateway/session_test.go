@@ -127,7 +127,9 @@ func TestNothingBeforeHello(t *testing.T) {
 	if f := s.ask(ping()); f.GetError().GetCode() != "unauthenticated" || f.GetError().GetInfo().GetReason() != "hello_first" {
 		t.Fatalf("ping before hello: %v", f)
 	}
-	for _, token := range []string{"", "x", strings.Repeat("x", 600), a.refresh, a.access[:len(a.access)-2] + "AA"} {
+	other := w.signUp("bob")
+	mixed := a.access[:60] + other.access[60:] // one's name under another's signature
+	for _, token := range []string{"", "x", strings.Repeat("x", 600), a.refresh, mixed} {
 		f := s.ask(&edgev1.ClientFrame{Request: &edgev1.ClientFrame_Hello{Hello: &edgev1.HelloRequest{AccessToken: token}}})
 		if f.GetError().GetCode() != "unauthenticated" {
 			t.Fatalf("hello with %q: %v", token, f)
