@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"io"
 	"math/rand/v2"
+	"net/http"
 	"net/url"
 	"os"
 	"time"
@@ -13,6 +14,8 @@ import (
 type Config struct {
 	// Target is the URL of the server to measure; empty starts one.
 	Target string
+	// HTTPClient reaches the server; nil means one of its own.
+	HTTPClient *http.Client
 	// Bin is the server's binary; empty means the running one. Not used with Target.
 	Bin string
 	// Dir holds the temporary data folder; empty means os.TempDir.

@@ -89,7 +89,7 @@ func newSchedule(w window, rate float64) schedule {
 }
 
 func (s schedule) due(k int) time.Time {
-	return s.start.Add(time.Duration(float64(k) / s.rate * float64(time.Second)))
+	return s.start.Add(time.Duration(float64(k) * float64(time.Second) / s.rate))
 }
 
 // run calls fire for each operation at its time or, when it is behind, as soon

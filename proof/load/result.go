@@ -58,11 +58,12 @@ type Details struct {
 	ServerShare    float64 `json:"server_share"`
 	Counts         bool    `json:"counts"`
 	// FsyncMs is the median of 100 writes with fsync beside the data folder.
-	FsyncMs  float64 `json:"fsync_ms"`
-	SetupS   float64 `json:"setup_s"`
-	WarmUpS  float64 `json:"warm_up_s"`
-	Goals    []Goal  `json:"goals,omitempty"`
-	MeetsAll bool    `json:"meets_goals"`
+	FsyncMs float64 `json:"fsync_ms"`
+	SetupS  float64 `json:"setup_s"`
+	WarmUpS float64 `json:"warm_up_s"`
+	Goals   []Goal  `json:"goals,omitempty"`
+	// MeetsGoals is absent if there are none for this workload.
+	MeetsGoals *bool `json:"meets_goals,omitempty"`
 }
 
 // Goal is a figure to beat.
@@ -84,11 +85,11 @@ var (
 
 // judge compares with the goals, zero fields of which are none.
 func (r *Result) judge(f figures) {
-	r.Details.Goals, r.Details.MeetsAll = nil, true
+	all := true
 	add := func(figure string, want, got float64, met bool) {
 		if want > 0 {
 			r.Details.Goals = append(r.Details.Goals, Goal{figure, want, got, met})
-			r.Details.MeetsAll = r.Details.MeetsAll && met
+			all = all && met
 		}
 	}
 	add("ops_per_s", f.opsPerS, r.OpsPerS, r.OpsPerS >= f.opsPerS)
@@ -96,6 +97,9 @@ func (r *Result) judge(f figures) {
 	add("p99_ms", f.p99Ms, r.P99Ms, r.P99Ms <= f.p99Ms)
 	if r.ServerCPUPer1000 != nil {
 		add("server_cpu_s_per_1000", f.cpuPer1000, *r.ServerCPUPer1000, *r.ServerCPUPer1000 <= f.cpuPer1000)
+	}
+	if len(r.Details.Goals) > 0 {
+		r.Details.MeetsGoals = &all
 	}
 }
 

@@ -44,9 +44,11 @@ func open(ctx context.Context, cfg Config, prepare func(ctx context.Context, dir
 	if r.fsync, err = probeFsync(r.dir); err != nil {
 		return nil, err
 	}
-	transport := &http.Transport{MaxIdleConnsPerHost: signInParallel, IdleConnTimeout: time.Minute}
-	r.http = &http.Client{Transport: transport}
-	r.onShut(transport.CloseIdleConnections)
+	if r.http = cfg.HTTPClient; r.http == nil {
+		transport := &http.Transport{MaxIdleConnsPerHost: signInParallel, IdleConnTimeout: time.Minute}
+		r.http = &http.Client{Transport: transport}
+		r.onShut(transport.CloseIdleConnections)
+	}
 	if cfg.Target != "" {
 		r.server = &server{url: cfg.Target}
 		return r, nil

@@ -1,0 +1,177 @@
+package load
+
+import (
+	"bytes"
+	"encoding/json"
+	"strings"
+	"testing"
+	"time"
+
+	edgev1 "github.com/bongsu-im/bongsu/gen/bongsu/edge/v1"
+)
+
+// measured is a result of 20 operations in a window of 10 s, on a server that
+// used 4 s.
+func measured() Result {
+	r := Result{Name: "send", Seed: 7, Details: Details{Workload: "two\npairs", Operation: "acknowledged"}}
+	t, l := &tally{}, newLatencies()
+	t.ops.Store(20)
+	for i := range 22 {
+		l.record(i, time.Duration(i+1)*time.Millisecond)
+	}
+	before := usage{total: 1000, idle: 500, self: 100, server: 200, serverKnown: true}
+	after := usage{total: 3000, idle: 1500, self: 300, server: 600, serverKnown: true}
+	r.fill(newWindow(time.Unix(0, 0), 5*time.Second, 10*time.Second), t, l, before, after)
+	return r
+}
+
+func TestFill(t *testing.T) {
+	r := measured()
+	if r.OpsPerS != 2 || r.Seconds != 10 || r.Details.WarmUpS != 5 || r.Details.Samples != 22 {
+		t.Errorf("%+v", r)
+	}
+	if *r.ServerCPUPer1000 != 200 { // 4 s for 20
+		t.Errorf("CPU %g", *r.ServerCPUPer1000)
+	}
+	if r.P50Ms < 11 || r.P50Ms > 11.1 || r.P99Ms < 22 || r.P99Ms > 22.1 {
+		t.Errorf("p50 %g, p99 %g", r.P50Ms, r.P99Ms)
+	}
+	if r.Details.OtherShare != 0.2 || r.Details.Counts {
+		t.Errorf("others %g, counts %v: above a tenth a run does not count", r.Details.OtherShare, r.Details.Counts)
+	}
+}
+
+// The last line is one JSON object with the keys that checks rely on.
+func TestPrintEndsWithOneLineOfJSON(t *testing.T) {
+	var out bytes.Buffer
+	r := measured()
+	if err := r.Print(&out, true); err != nil {
+		t.Fatal(err)
+	}
+	text, ok := strings.CutSuffix(out.String(), "\n")
+	last := text[strings.LastIndexByte(text, '\n')+1:]
+	var keys map[string]any
+	if err := json.Unmarshal([]byte(last), &keys); err != nil || !ok {
+		t.Fatalf("%v in %q", err, last)
+	}
+	for _, k := range []string{"name", "seed", "seconds", "passed", "details", "ops_per_s", "p50_ms", "p99_ms", "errors", "server_cpu_s_per_1000"} {
+		if _, ok := keys[k]; !ok {
+			t.Errorf("no %s in %s", k, last)
+		}
+	}
+	if _, ok := keys["ceiling_ratio"]; ok {
+		t.Error("a ceiling that was not measured")
+	}
+	out.Reset()
+	if err := r.Print(&out, false); err != nil || strings.Contains(out.String(), "{") {
+		t.Errorf("JSON unasked: %s, %v", &out, err)
+	}
+	// Somebody else's server: its CPU is not known, and not 0.
+	r.ServerCPUPer1000 = nil
+	if b, err := json.Marshal(r); err != nil || !strings.Contains(string(b), `"server_cpu_s_per_1000":null`) {
+		t.Errorf("%s, %v", b, err)
+	}
+}
+
+func TestGoals(t *testing.T) {
+	cpu := 0.09
+	r := Result{OpsPerS: 10_001, P50Ms: 8, P99Ms: 31, ServerCPUPer1000: &cpu}
+	r.judge(sendGoals[100])
+	if len(r.Details.Goals) != 4 || *r.Details.MeetsGoals {
+		t.Errorf("%+v", r.Details.Goals)
+	}
+	for _, g := range r.Details.Goals {
+		if g.Met != (g.Figure != "p99_ms") {
+			t.Errorf("%+v", g)
+		}
+	}
+	none := Result{}
+	none.judge(sendGoals[17])
+	if none.Details.MeetsGoals != nil {
+		t.Error("goals of a workload that has none")
+	}
+}
+
+func TestBehind(t *testing.T) {
+	if behind(495, 500) || !behind(494.9, 500) {
+		t.Error("behind is below 99 % of what was offered")
+	}
+}
+
+func TestNumber(t *testing.T) {
+	for text, want := range map[string]int{
+		"tag 17 xxxx": 17, "tag 0": 0, "tag 17": 17, "tag -1 x": -1, "tag x": -1, "other 17 x": -1, "": -1, "tag": -1,
+	} {
+		k, ok := number(text, "tag")
+		if ok != (want >= 0) || ok && k != want {
+			t.Errorf("number(%q) = %d, %v", text, k, ok)
+		}
+	}
+}
+
+func TestWhole(t *testing.T) {
+	page := func(n, first, count int) *edgev1.ListResponse {
+		p := &edgev1.ListResponse{LastSeq: uint64(n), HasMore: n > count}
+		for i := range count {
+			p.Messages = append(p.Messages, &edgev1.Message{Seq: uint64(first + i)})
+		}
+		return p
+	}
+	for _, good := range []struct{ page *edgev1.ListResponse }{{page(100, 51, 50)}, {page(50, 1, 50)}, {page(3, 1, 3)}} {
+		if err := whole(good.page, int(good.page.LastSeq)); err != nil {
+			t.Error(err)
+		}
+	}
+	hole := page(100, 51, 50)
+	hole.Messages[7].Seq = 57
+	for name, bad := range map[string]*edgev1.ListResponse{
+		"another end": page(101, 52, 50), "short": page(100, 52, 49), "a hole": hole, "empty": {}, "the oldest": page(100, 1, 50),
+	} {
+		if whole(bad, 100) == nil {
+			t.Errorf("%s: is called whole", name)
+		}
+	}
+}
+
+func TestConfig(t *testing.T) {
+	c := Config{Target: "http://127.0.0.1:1"}
+	if err := c.setDefaults(); err != nil {
+		t.Fatal(err)
+	}
+	if c.WarmUp != 8*time.Second || c.Window != 30*time.Second || c.Bytes != 128 || c.Senders != 100 || c.Pairs != 200 || c.Messages != 100_000 || c.Seed == 0 {
+		t.Errorf("%+v", c)
+	}
+	for bound, want := range map[time.Duration][2]time.Duration{
+		10 * time.Second: {2 * time.Second, 8 * time.Second}, time.Minute: {8 * time.Second, 52 * time.Second},
+	} {
+		c := Config{Target: "http://127.0.0.1:1", Bound: bound}
+		if err := c.setDefaults(); err != nil || c.WarmUp != want[0] || c.Window != want[1] {
+			t.Errorf("%s: %s + %s, %v", bound, c.WarmUp, c.Window, err)
+		}
+	}
+	for name, bad := range map[string]Config{
+		"too many": {Senders: 8001}, "too fast": {Rate: 2e6}, "too long": {Rate: 100_000, Window: time.Hour},
+		"too short for a tag": {Bytes: 39}, "not a URL": {Target: "localhost"},
+	} {
+		if bad.setDefaults() == nil {
+			t.Errorf("%s: accepted", name)
+		}
+	}
+	if c := (Config{Senders: 1}); c.setDefaults() != nil || c.Bin == "" {
+		t.Error("without a target the running binary is meant")
+	}
+}
+
+// The same seed draws the same, and each part its own.
+func TestRandomIsSeeded(t *testing.T) {
+	draw := func(seed uint64, part int) string {
+		b := make([]byte, 16)
+		if _, err := (&Config{Seed: seed}).random(part).Read(b); err != nil {
+			t.Fatal(err)
+		}
+		return string(b)
+	}
+	if draw(1, 2) != draw(1, 2) || draw(1, 2) == draw(1, 3) || draw(1, 2) == draw(2, 2) {
+		t.Error("streams are not told apart")
+	}
+}

@@ -1,0 +1,110 @@
+package load
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"os"
+	"os/signal"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// child is this test binary playing the server's.
+func child(kind string, args []string) {
+	want := []string{"serve", "--data", "", "--listen", "", "--echo=false"}
+	if len(args) != len(want) || args[0] != "serve" || args[1] != "--data" || args[3] != "--listen" || args[5] != "--echo=false" {
+		fmt.Println("bad arguments:", args)
+		os.Exit(2)
+	}
+	if kind == "dies" {
+		fmt.Println("no room on this disk")
+		os.Exit(3)
+	}
+	asked := make(chan os.Signal, 1)
+	signal.Notify(asked, syscall.SIGTERM)
+	refusals := 2 // not ready at once
+	go func() {
+		_ = http.ListenAndServe(args[4], http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if refusals--; refusals >= 0 || r.URL.Path != "/readyz" {
+				w.WriteHeader(http.StatusServiceUnavailable)
+			}
+		})) // ends with the process
+	}()
+	for range asked {
+		if kind == "willing" {
+			fmt.Println("bye")
+			os.Exit(0)
+		}
+	}
+}
+
+func startChild(t *testing.T, kind string) (*server, error) {
+	t.Helper()
+	t.Setenv("LOAD_TEST_CHILD", kind)
+	t.Setenv("BONGSU_SHARDS", "1")
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	s, err := startServer(ctx, os.Args[0], t.TempDir())
+	http.DefaultClient.CloseIdleConnections() // of the probes, for goleak
+	return s, err
+}
+
+func gone(pid int) bool { return syscall.Kill(pid, 0) != nil }
+
+func TestServerIsStoppedByAsking(t *testing.T) {
+	s, err := startChild(t, "willing")
+	if err != nil {
+		t.Fatal(err)
+	}
+	pid := s.pid()
+	if gone(pid) {
+		t.Fatal("it does not run")
+	}
+	if slices.ContainsFunc(s.cmd.Env, func(e string) bool { return strings.HasPrefix(e, "BONGSU_") }) {
+		t.Error("the server inherits settings")
+	}
+	if err := s.stop(); err != nil || !gone(pid) || !strings.Contains(s.logTail(), "bye") {
+		t.Errorf("%v; gone: %v; it said %q", err, gone(pid), s.logTail())
+	}
+	if err := s.stop(); err != nil {
+		t.Errorf("again: %v", err)
+	}
+}
+
+func TestServerThatDoesNotStopIsKilled(t *testing.T) {
+	s, err := startChild(t, "stubborn")
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.patience = 50 * time.Millisecond
+	if err := s.stop(); err == nil || !gone(s.pid()) {
+		t.Errorf("%v; gone: %v", err, gone(s.pid()))
+	}
+}
+
+func TestServerThatDiesSaysWhy(t *testing.T) {
+	if _, err := startChild(t, "dies"); err == nil || !strings.Contains(err.Error(), "no room on this disk") {
+		t.Errorf("%v", err)
+	}
+}
+
+// A measurement whose server dies ends with what the server said.
+func TestGuard(t *testing.T) {
+	s, err := startChild(t, "willing")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := (&rig{server: s}).guard(t.Context())
+	defer cancel()
+	if err := s.cmd.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	<-ctx.Done()
+	if err := context.Cause(ctx); !strings.Contains(err.Error(), "ended by itself") {
+		t.Errorf("cause %v", err)
+	}
+}
