@@ -103,8 +103,9 @@ type Config struct {
 	// HashSlots is how many passwords are hashed at once (0: one a core), and
 	// HashQueue how many may wait (0: 16 a slot).
 	HashSlots, HashQueue int
-	// MaxSessions bounds the open sockets; 0 means 20,000.
-	MaxSessions int
+	// MaxSessions bounds the open sockets (0 means 20,000), MaxUserSessions
+	// those of one person (0 means 1,000).
+	MaxSessions, MaxUserSessions int
 	// Heartbeat is how often clients must be heard; 0 means 30 s. A socket
 	// silent for twice this long is closed.
 	Heartbeat time.Duration
@@ -173,7 +174,7 @@ func New(cfg Config) (*Gateway, error) {
 		}
 	}
 	fillDefaults(&cfg)
-	if cfg.Heartbeat < time.Second || cfg.Grace < 0 || cfg.MaxSessions < 0 {
+	if cfg.Heartbeat < time.Second || cfg.Grace < 0 || cfg.MaxSessions < 0 || cfg.MaxUserSessions < 0 {
 		return nil, fmt.Errorf("gateway: heartbeat %v, grace %v, sessions %d: out of range", cfg.Heartbeat, cfg.Grace, cfg.MaxSessions)
 	}
 	g := &Gateway{
@@ -234,6 +235,9 @@ func fillDefaults(cfg *Config) {
 	}
 	if cfg.MaxSessions == 0 {
 		cfg.MaxSessions = 20_000
+	}
+	if cfg.MaxUserSessions == 0 {
+		cfg.MaxUserSessions = 1000
 	}
 	if cfg.Heartbeat == 0 {
 		cfg.Heartbeat = 30 * time.Second

@@ -48,16 +48,21 @@ func newHub() *hub {
 }
 
 // join registers a session under its user, before its rooms are read, so that
-// what happens meanwhile is not missed.
-func (h *hub) join(s *session, who caller) {
+// what happens meanwhile is not missed. It returns false, and does nothing, if
+// the user has as many sessions as they may.
+func (h *hub) join(s *session, who caller, most int) bool {
 	user := who.user
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	if len(h.users[user]) >= most {
+		return false
+	}
 	s.seat = hubSeat{user: user, device: who.device, rooms: make(map[id.ID]struct{}), decided: make(map[id.ID]struct{})}
 	if h.users[user] == nil {
 		h.users[user] = make(map[*session]struct{})
 	}
 	h.users[user][s] = struct{}{}
+	return true
 }
 
 // settle subscribes a session to the rooms that were read for it, but for

@@ -30,7 +30,14 @@ type rpcCall struct {
 	// (a refused or undecodable request) is counted at the end.
 	counted bool
 	code    string
+	// control of the connection: a body must come quickly, an answer may take
+	// as long as its deadline.
+	control *http.ResponseController
 }
+
+// bodyTimeout bounds how long a request's body may take to come: while it does
+// it holds a place of admission.
+const bodyTimeout = 15 * time.Second
 
 type rpcKey struct{}
 
@@ -60,7 +67,8 @@ func (g *Gateway) mountRPC(mux *http.ServeMux) {
 // big, and gives back what the gate took.
 func (g *Gateway) aroundRPC(prefix string, errs *connect.ErrorWriter, h http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		call := &rpcCall{method: strings.TrimPrefix(r.URL.Path, prefix)}
+		call := &rpcCall{method: strings.TrimPrefix(r.URL.Path, prefix), control: http.NewResponseController(w)}
+		_ = call.control.SetReadDeadline(time.Now().Add(bodyTimeout)) // not supported means not a network
 		w.Header().Set("X-Content-Type-Options", "nosniff")
 		w.Header().Set("Cache-Control", "no-store")
 		if r.ContentLength > maxFrameBytes && errs.IsSupported(r) {
@@ -153,6 +161,9 @@ func serve[Req, Res any](ctx context.Context, g *Gateway, r *connect.Request[Req
 	method func(context.Context, caller, *Req) (*Res, error),
 ) (*connect.Response[Res], error) {
 	call := callOf(ctx)
+	// The body is here. On HTTP/1 the server goes on reading, to notice a client
+	// that leaves: that must not end by the body's deadline.
+	_ = call.control.SetReadDeadline(time.Now().Add(exchangeTimeout))
 	name := path.Base(r.Spec().Procedure)
 	wish := time.Duration(0)
 	if end, ok := ctx.Deadline(); ok {

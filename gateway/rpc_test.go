@@ -348,6 +348,57 @@ func TestDeadlineOfAnRPC(t *testing.T) {
 	})
 }
 
+// A body that trickles in is given up long before its place is missed; an
+// answer that takes longer than that is not.
+func TestSlowBodies(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, nil)
+		a, b := w.signUp("ada"), w.signUp("bob")
+		room := w.direct(a, b)
+		conn, err := w.pipes.dial(t.Context(), "", "")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		fmt.Fprintf(conn, "POST /bongsu.edge.v1.AccountService/GetMe HTTP/1.1\r\nHost: bongsu.test\r\nAuthorization: Bearer %s\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n{", a.access)
+		synctest.Wait()
+		if n := w.g.admission.InFlight(overload.Resume); n != 1 {
+			t.Fatalf("%d in flight", n)
+		}
+		began := time.Now()
+		go func() { _, _ = io.Copy(io.Discard, conn) }()
+		for w.g.admission.InFlight(overload.Resume) > 0 {
+			time.Sleep(time.Second) // in the bubble
+		}
+		if d := time.Since(began); d > bodyTimeout+time.Second {
+			t.Errorf("held a place for %v", d)
+		}
+		w.b.set(func() {
+			w.b.onDo = func(*nodev1.Command) (*edgev1.Error, error) {
+				if time.Since(began) < 2*bodyTimeout+20*time.Second {
+					return denied("unavailable", "not_owner").Error, nil
+				}
+				return nil, nil
+			}
+		})
+		req, err := http.NewRequest("POST", "http://bongsu.test/bongsu.edge.v1.MessageService/Send", strings.NewReader(`{"roomId":"`+room+`","clientId":"`+clientID(1)+`","text":"x"}`))
+		if err != nil {
+			t.Fatal(err)
+		}
+		req.Header.Set("Content-Type", "application/json")
+		req.Header.Set("Authorization", "Bearer "+a.access)
+		req.Header.Set("Connect-Timeout-Ms", "60000")
+		res, err := w.client.Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = res.Body.Close()
+		if res.StatusCode != 200 || time.Since(began) < 2*bodyTimeout {
+			t.Errorf("a long wait ended with %d after %v", res.StatusCode, time.Since(began))
+		}
+	})
+}
+
 func TestPanicIsOneRequestsProblem(t *testing.T) {
 	w := newWorld(t, nil)
 	a, b := w.signUp("ada"), w.signUp("bob")

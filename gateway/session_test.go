@@ -849,6 +849,19 @@ func TestSessionsAreBounded(t *testing.T) {
 	}
 }
 
+func TestSessionsOfOnePersonAreBounded(t *testing.T) {
+	w := newWorld(t, func(c *Config) { c.MaxUserSessions = 1 })
+	a, b := w.signUp("ada"), w.signUp("bob")
+	w.open(binaryCodec, a)
+	second := w.connect(binaryCodec)
+	f := second.ask(&edgev1.ClientFrame{Request: &edgev1.ClientFrame_Hello{Hello: &edgev1.HelloRequest{AccessToken: a.access}}})
+	if f.GetError().GetCode() != "resource_exhausted" || f.GetError().GetInfo().GetRetryAfterSeconds() < 1 {
+		t.Fatalf("second: %v", f)
+	}
+	second.hello(b.access) // and it is not half signed in as someone else
+	second.ping()
+}
+
 func TestLogOfASessionHasNoSecrets(t *testing.T) {
 	var l logs
 	w := newWorld(t, func(c *Config) { c.Logger = l.logger() })

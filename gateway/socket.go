@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"math/rand/v2"
 	"net/http"
 	"net/url"
 	"strconv"
@@ -209,8 +210,11 @@ func (s *session) hello(ctx context.Context, _ caller, r *edgev1.HelloRequest) (
 		return nil, refuse(codeUnauthenticated, "access_token", "not an access token of ours")
 	}
 	// First listen, then read what was before: nothing falls in between.
-	s.who = caller{access.User, access.Device}
-	g.hub.join(s, s.who)
+	who := caller{access.User, access.Device}
+	if !g.hub.join(s, who, g.cfg.MaxUserSessions) {
+		return nil, exhausted("too_many_sockets", overload.MaxRetryAfter, "at most %d sockets a person", g.cfg.MaxUserSessions)
+	}
+	s.who = who
 	welcome := false
 	defer func() {
 		if !welcome {
@@ -230,7 +234,6 @@ func (s *session) hello(ctx context.Context, _ caller, r *edgev1.HelloRequest) (
 		g.metrics.graces.Inc()
 		g.log.Warn("session honoured while the backend cannot be asked", "user", access.User, "device", access.Device,
 			"session_known", proof.sessionKnown, "rooms_known", proof.roomsKnown, "positions_known", proof.positionsKnown)
-		who := s.who
 		s.working.Go(func() { s.reprove(who, access, r.GetPositions()) })
 	}
 	welcome = true
@@ -313,7 +316,7 @@ func (s *session) reprove(who caller, access auth.Access, seen []*edgev1.Positio
 	defer s.g.guard("ask again about a session")
 	ends := time.Now().Add(s.g.cfg.Grace)
 	for wait := firstReproof; ; wait = min(2*wait, mostReproof) {
-		timer := time.NewTimer(wait)
+		timer := time.NewTimer(wait/2 + rand.N(wait/2)) // spread, as all of them wait for the same shard
 		select {
 		case <-s.ctx.Done():
 			timer.Stop()
