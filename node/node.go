@@ -25,7 +25,6 @@ import (
 
 	"github.com/bongsu-im/bongsu/gateway"
 	"github.com/bongsu-im/bongsu/gateway/auth"
-	"github.com/bongsu-im/bongsu/internal/durable"
 	"github.com/bongsu-im/bongsu/internal/id"
 	"github.com/bongsu-im/bongsu/web"
 )
@@ -131,12 +130,9 @@ func (n *Node) Run(ctx context.Context) (err error) {
 	if err := n.awaitServable(ctx, core); err != nil {
 		return ignoreEnd(ctx, err)
 	}
-	if err := durable.MkdirAll(n.cfg.FS, Layout{n.cfg.Data}.Keys(), 0o700); err != nil {
-		return fmt.Errorf("make the folder of keys: %w", err)
-	}
-	keys, err := auth.LoadOrCreate(Layout{n.cfg.Data}.Keys(), n.cfg.Random)
+	keys, err := n.keys()
 	if err != nil {
-		return fmt.Errorf("load keys: %w", err)
+		return err
 	}
 	friend, err := n.provisionEcho(ctx, core)
 	if err != nil {
