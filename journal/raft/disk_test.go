@@ -31,6 +31,8 @@ type rigged struct {
 	onSync func(name string) error
 	// onWrite is asked before a write.
 	onWrite func(name string) error
+	// onCreate is asked before a file is made.
+	onCreate func(name string) error
 	usage   *vfs.DiskUsage
 }
 
@@ -51,12 +53,28 @@ func (r *rigged) wrap(name string, f vfs.File, err error) (vfs.File, error) {
 	return &riggedFile{File: f, r: r, name: name}, nil
 }
 
+func (r *rigged) creating(name string) error {
+	r.mu.Lock()
+	hook := r.onCreate
+	r.mu.Unlock()
+	if hook == nil {
+		return nil
+	}
+	return hook(name)
+}
+
 func (r *rigged) Create(name string, c vfs.DiskWriteCategory) (vfs.File, error) {
+	if err := r.creating(name); err != nil {
+		return nil, err
+	}
 	f, err := r.FS.Create(name, c)
 	return r.wrap(name, f, err)
 }
 
 func (r *rigged) ReuseForWrite(from, to string, c vfs.DiskWriteCategory) (vfs.File, error) {
+	if err := r.creating(to); err != nil {
+		return nil, err
+	}
 	f, err := r.FS.ReuseForWrite(from, to, c)
 	return r.wrap(to, f, err)
 }

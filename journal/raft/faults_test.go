@@ -33,12 +33,12 @@ func TestFirstErrorFences(t *testing.T) {
 	for _, c := range []struct {
 		name  string
 		match func(string) bool
-		write bool
+		op    string
 	}{
-		{"wal sync", isWAL, false}, {"wal write", isWAL, true},
-		{"table sync", isTable, false}, {"table write", isTable, true},
-		{"manifest sync", isManifest, false}, {"manifest write", isManifest, true},
-		{"marks sync", isMarks, false}, {"marks write", isMarks, true},
+		{"wal sync", isWAL, "sync"}, {"wal write", isWAL, "write"}, {"wal create", isWAL, "create"},
+		{"table sync", isTable, "sync"}, {"table write", isTable, "write"}, {"table create", isTable, "create"},
+		{"manifest sync", isManifest, "sync"}, {"manifest write", isManifest, "write"},
+		{"marks sync", isMarks, "sync"}, {"marks write", isMarks, "write"}, {"marks create", isMarks, "create"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			disk := durable.NewCrashable()
@@ -52,9 +52,12 @@ func TestFirstErrorFences(t *testing.T) {
 			}
 			hook, fired := once(c.match)
 			rig.set(func(r *rigged) {
-				if c.write {
+				switch c.op {
+				case "write":
 					r.onWrite = hook
-				} else {
+				case "create":
+					r.onCreate = hook
+				default:
 					r.onSync = hook
 				}
 			})
