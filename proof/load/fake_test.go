@@ -7,6 +7,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/bongsu-im/bongsu/client"
 	"github.com/bongsu-im/bongsu/client/clienttest"
 	edgev1 "github.com/bongsu-im/bongsu/gen/bongsu/edge/v1"
 )
@@ -27,8 +28,8 @@ func onFake(t *testing.T, cfg Config, measure func(context.Context, Config) (Res
 	if err != nil {
 		t.Fatal(err)
 	}
-	if r.ServerCPUPer1000 != nil {
-		t.Error("CPU of a server that is not ours")
+	if r.ServerCPUPer1000 != nil || r.Details.Counts != nil {
+		t.Error("it knows the CPU of a server that is not ours")
 	}
 	return r
 }
@@ -52,6 +53,26 @@ func TestSendOnAFake(t *testing.T) {
 	})
 	if refused.Passed || refused.Errors == 0 || !strings.Contains(refused.Details.FirstError, "full") {
 		t.Errorf("%+v", refused)
+	}
+}
+
+// Accounts of an earlier run are used again.
+func TestPeopleAreSignedInIfTheyExist(t *testing.T) {
+	var known *clienttest.Server
+	r := onFake(t, Config{Senders: 2, Bound: 50 * time.Millisecond}, Send, func(s *clienttest.Server) {
+		known = s
+		c, err := client.New(client.Config{BaseURL: clienttest.BaseURL, HTTPClient: s.HTTPClient()})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, login := range []string{"bench-0-0", "bench-1-1"} {
+			if _, err := c.SignUp(t.Context(), &edgev1.SignUpRequest{Login: login, Password: password}); err != nil {
+				t.Fatal(err)
+			}
+		}
+	})
+	if !r.Passed || known.Requests("SignIn") != 2 {
+		t.Errorf("%d signed in, %+v", known.Requests("SignIn"), r)
 	}
 }
 

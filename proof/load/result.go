@@ -51,12 +51,13 @@ type Details struct {
 	Duplicates int64 `json:"duplicates"`
 	Disordered int64 `json:"disordered"`
 	// Shares of the machine's CPU time, 0 to 1, over the window. A run counts
-	// if the others had at most a tenth.
+	// if the others had at most a tenth. With a Target its server may be among
+	// the others, so whether the run counts is left out.
 	OtherShare     float64 `json:"other_share"`
 	StealShare     float64 `json:"steal_share"`
 	GeneratorShare float64 `json:"generator_share"`
 	ServerShare    float64 `json:"server_share"`
-	Counts         bool    `json:"counts"`
+	Counts         *bool   `json:"counts,omitempty"`
 	// FsyncMs is the median of 100 writes with fsync beside the data folder.
 	FsyncMs float64 `json:"fsync_ms"`
 	SetupS  float64 `json:"setup_s"`
@@ -118,7 +119,10 @@ func (r *Result) fill(w window, t *tally, l *latencies, before, after usage) {
 	s := after.since(before)
 	r.Details.OtherShare, r.Details.StealShare = round(s.other, 4), round(s.steal, 4)
 	r.Details.GeneratorShare, r.Details.ServerShare = round(s.generator, 4), round(s.server, 4)
-	r.Details.Counts = s.other <= 0.10
+	if s.serverKnown {
+		counts := s.other <= 0.10
+		r.Details.Counts = &counts
+	}
 	if s.serverKnown && r.Details.Ops > 0 {
 		cpu := round(s.serverSeconds*1000/float64(r.Details.Ops), 5)
 		r.ServerCPUPer1000 = &cpu
@@ -168,8 +172,11 @@ func (r Result) table() string {
 	if r.ServerCPUPer1000 != nil {
 		row("server CPU", "%.4f s for 1,000 (%.1f %% of the machine)", *r.ServerCPUPer1000, 100*d.ServerShare)
 	}
-	verdict := "the run counts"
-	if !d.Counts {
+	verdict := "the server may be among the others"
+	switch {
+	case d.Counts != nil && *d.Counts:
+		verdict = "the run counts"
+	case d.Counts != nil:
 		verdict = "THE RUN DOES NOT COUNT (others above 10 %)"
 	}
 	row("machine", "others %.1f %% · steal %.1f %% · generator %.1f %%: %s", 100*d.OtherShare, 100*d.StealShare, 100*d.GeneratorShare, verdict)
