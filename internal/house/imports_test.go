@@ -45,11 +45,9 @@ var mayInTests = map[string][]string{
 	"journal/memory":      {"journal/..."},
 	"journal/raft":        {"journal/..."},
 	"shard":               {"journal/..."},
-	"services/echo":       {"client", "gateway", "node"},
-	"proof/oracle":        nil,
+	"client":              {"client/..."},
+	"services/echo":       {"client/..."},
 	"node":                {"client", "proof/..."},
-	"gateway":             {"client"},
-	"internal/house":      nil,
 	"journal/journaltest": {"journal/..."},
 }
 
