@@ -26,11 +26,12 @@ func BenchmarkSend(b *testing.B) {
 			for i := range rooms {
 				login := fmt.Sprintf("user%d", i)
 				users[i] = user(login)
-				rooms[i] = id.Direct(users[i], users[(i+1)%len(users)])
 				w.must(signUp(login))
 			}
 			for i := range rooms {
-				w.must(openDirect(users[i], users[(i+1)%len(users)]))
+				other := users[(i+1)%len(users)]
+				rooms[i] = id.Direct(users[i], other)
+				w.must(openDirect(users[i], other))
 			}
 			var next atomic.Uint64
 			b.ReportAllocs()

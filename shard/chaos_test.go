@@ -88,9 +88,9 @@ func (s *sender) fresh() *sent {
 // machines are killed (invariants 1, 2, 3, 4).
 func TestNothingAcknowledgedIsLost(t *testing.T) {
 	seed := seedOf(t)
-	rounds := 6
+	rounds := 4
 	if testing.Short() {
-		rounds = 3
+		rounds = 2
 	}
 	fired := map[memory.Fault]int{}
 	for i := range uint64(rounds) {
