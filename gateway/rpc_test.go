@@ -279,6 +279,29 @@ func TestUnknownOutcomesAreRetried(t *testing.T) {
 	})
 }
 
+// If one attempt may have happened, later refusals do not make it a definite no.
+func TestAnUnknownOutcomeStaysUnknown(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, nil)
+		a, b := w.signUp("ada"), w.signUp("bob")
+		room := w.direct(a, b)
+		first := true
+		w.b.set(func() {
+			w.b.onDo = func(*nodev1.Command) (*edgev1.Error, error) {
+				if first {
+					first = false
+					return nil, errors.New("the answer is lost")
+				}
+				return denied("unavailable", "not_owner").Error, nil
+			}
+		})
+		r := w.rpc(a.access, "MessageService/Send", map[string]any{"roomId": room, "clientId": clientID(1), "text": "x"})
+		if r.code() != "unavailable" || r.info()["reason"] != "timeout" {
+			t.Fatalf("%s", r.raw)
+		}
+	})
+}
+
 func TestRefusalsThatWaitingDoesNotCure(t *testing.T) {
 	for name, c := range map[string]struct {
 		e      *edgev1.Error

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"slices"
 	"strings"
@@ -520,8 +521,16 @@ func TestSessionStartRaces(t *testing.T) {
 			r := w.rpc(b.access, "RoomService/CreateGroup", map[string]any{"title": "g", "userIds": users})
 			room := r.body["room"].(map[string]any)["roomId"].(string)
 			w.g.backend = &racing{shards: w.b, after: func() { c.during(w, a, b, mustRoom(t, room)) }}
-			s := w.open(binaryCodec, a)
-			// What came before hello was answered came after it: open would have failed else.
+			s := w.connect(binaryCodec)
+			s.write(&edgev1.ClientFrame{Request: &edgev1.ClientFrame_Hello{Hello: &edgev1.HelloRequest{AccessToken: a.access}}})
+			if f := s.read(); f.GetHello() == nil {
+				t.Fatalf("something came before the answer to hello: %v", f)
+			}
+			if name == "joins" { // and what happened before it was only held back
+				if e := s.event().GetRoom(); e.GetRoomId() != room {
+					t.Fatalf("the news of joining: %v", e)
+				}
+			}
 			w.rpc(b.access, "MessageService/Send", map[string]any{"roomId": room, "clientId": clientID(1), "text": "secret"})
 			s.ping()
 			heard := slices.ContainsFunc(s.events, func(e *edgev1.Event) bool { return e.GetMessage() != nil })
@@ -670,6 +679,47 @@ func TestOutageSignsNobodyOut(t *testing.T) {
 			})
 		}
 	}
+}
+
+// A device that is known to be revoked has no grace.
+func TestNoGraceForTheRevoked(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, nil)
+		a := w.signUp("ada")
+		w.g.Feed([]*nodev1.FeedItem{{UserId: a.id.Bytes(), RevokedDeviceIds: [][]byte{a.device.Bytes()}}})
+		w.b.set(func() {
+			w.b.onQuery = func(*nodev1.Query) (*edgev1.Error, error) { return nil, errors.New("broken pipe") }
+		})
+		s := w.connect(binaryCodec)
+		if f := s.ask(&edgev1.ClientFrame{Request: &edgev1.ClientFrame_Hello{Hello: &edgev1.HelloRequest{AccessToken: a.access}}}); f.GetError().GetInfo().GetReason() != "device_revoked" {
+			t.Fatalf("%v", f)
+		}
+	})
+}
+
+// A client that reads our close frame and says nothing is waited for, but not long.
+func TestCloseFrameWithoutAnAnswer(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, nil)
+		conn, err := w.pipes.dial(t.Context(), "", "")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		fmt.Fprint(conn, "GET /v1/socket HTTP/1.1\r\nHost: bongsu.test\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\nSec-WebSocket-Protocol: bongsu.v1\r\n\r\n")
+		go func() { _, _ = io.Copy(io.Discard, conn) }()
+		synctest.Wait()
+		if n := w.g.Sessions(); n != 1 {
+			t.Fatalf("%d sessions", n)
+		}
+		began := time.Now()
+		if err := w.g.Drain(t.Context(), 0); err != nil {
+			t.Fatal(err)
+		}
+		if d := time.Since(began); d < closeWait || d > closeWait+time.Second {
+			t.Fatalf("waited %v, want %v", d, closeWait)
+		}
+	})
 }
 
 func TestGraceEnds(t *testing.T) {

@@ -38,7 +38,9 @@ func masked(op ws.OpCode, fin bool, s string) []byte {
 
 func TestWireReads(t *testing.T) {
 	big := strings.Repeat("x", maxFrameBytes)
+	long := strings.Repeat("abcdefg", 2000) // so that no piece hides an offset of the mask
 	s := play(
+		masked(ws.OpBinary, false, "xyz"), masked(ws.OpContinuation, true, long),
 		masked(ws.OpText, true, "whole"),
 		masked(ws.OpText, false, "in "), masked(ws.OpPing, true, "p"), masked(ws.OpContinuation, false, "three "), masked(ws.OpContinuation, true, "parts"),
 		masked(ws.OpBinary, true, big),
@@ -48,6 +50,7 @@ func TestWireReads(t *testing.T) {
 		masked(ws.OpClose, true, "\x03\xe8bye"),
 	)
 	for i, want := range []wireMessage{
+		{ws.OpBinary, []byte("xyz" + long), false},
 		{ws.OpText, []byte("whole"), false},
 		{ws.OpPing, []byte("p"), false},
 		{ws.OpText, []byte("in three parts"), false},
