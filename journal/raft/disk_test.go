@@ -33,7 +33,7 @@ type rigged struct {
 	onWrite func(name string) error
 	// onCreate is asked before a file is made.
 	onCreate func(name string) error
-	usage   *vfs.DiskUsage
+	usage    *vfs.DiskUsage
 }
 
 type swallow struct{}
@@ -77,6 +77,11 @@ func (r *rigged) ReuseForWrite(from, to string, c vfs.DiskWriteCategory) (vfs.Fi
 	}
 	f, err := r.FS.ReuseForWrite(from, to, c)
 	return r.wrap(to, f, err)
+}
+
+func (r *rigged) OpenDir(name string) (vfs.File, error) {
+	f, err := r.FS.OpenDir(name)
+	return r.wrap(name, f, err)
 }
 
 func (r *rigged) GetDiskUsage(p string) (vfs.DiskUsage, error) {

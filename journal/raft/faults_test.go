@@ -29,6 +29,7 @@ func TestFirstErrorFences(t *testing.T) {
 		}, fired
 	}
 	isTable := func(name string) bool { return strings.HasSuffix(name, ".sst") }
+	isDir := func(name string) bool { return name == "/data/log" }
 	isManifest := func(name string) bool { return strings.Contains(name, "MANIFEST") }
 	for _, c := range []struct {
 		name  string
@@ -38,6 +39,7 @@ func TestFirstErrorFences(t *testing.T) {
 		{"wal sync", isWAL, "sync"}, {"wal write", isWAL, "write"}, {"wal create", isWAL, "create"},
 		{"table sync", isTable, "sync"}, {"table write", isTable, "write"}, {"table create", isTable, "create"},
 		{"manifest sync", isManifest, "sync"}, {"manifest write", isManifest, "write"},
+		{"folder sync", isDir, "sync"},
 		{"marks sync", isMarks, "sync"}, {"marks write", isMarks, "write"}, {"marks create", isMarks, "create"},
 	} {
 		t.Run(c.name, func(t *testing.T) {

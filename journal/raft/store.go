@@ -24,8 +24,6 @@ type fence struct {
 	cause atomic.Pointer[journal.FencedError]
 	once  sync.Once
 	down  chan struct{} // closed when fenced
-	// quiet is set while closing, when Pebble cancels its own work.
-	quiet atomic.Bool
 }
 
 func newFence(log *slog.Logger) *fence { return &fence{log: log, down: make(chan struct{})} }
@@ -87,7 +85,7 @@ func (c *Config) pebbleOptions(f *fence, fs durable.FS) *pebble.Options {
 	}
 	o.EventListener = &pebble.EventListener{
 		BackgroundError: func(err error) {
-			if !f.quiet.Load() && !errors.Is(err, context.Canceled) && !errors.Is(err, pebble.ErrCancelledCompaction) {
+			if !errors.Is(err, context.Canceled) && !errors.Is(err, pebble.ErrCancelledCompaction) {
 				f.trip(fmt.Errorf("background work: %w", err))
 			}
 		},
@@ -110,13 +108,9 @@ func (s *store) openPebble(c *Config) (err error) {
 			err = &journal.CorruptError{Cause: fmt.Errorf("open store: %v", r)}
 		}
 	}()
-	s.fs = durable.Watch(c.FS, func(err error) {
-		if !s.quiet.Load() {
-			s.trip(err)
-		}
-	})
+	s.fs = durable.Watch(c.FS, func(err error) { s.trip(err) })
 	s.dir = c.FS.PathJoin(c.Dir, "log")
-	s.opts = c.pebbleOptions(s.fence, s.fs)
+	s.opts = c.pebbleOptions(s.fence, &fenceFS{FS: s.fs, f: s.fence})
 	if err := makeFolder(c.FS, s.dir); err != nil {
 		return fmt.Errorf("make folder of the journal store: %w", err)
 	}
