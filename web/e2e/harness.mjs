@@ -86,6 +86,7 @@ export class Person {
     });
     const person = new Person();
     Object.assign(person, { context, login, name, server, problems: [] });
+    if (options.fixedTime) await context.clock.setFixedTime(options.fixedTime);
     person.page = await person.open();
     return person;
   }

@@ -59,12 +59,12 @@ export class FakeServer {
     if (method === 'SignUp') {
       if (this.byLogin(login)) return error(409, 'already_exists');
       const account = this.addAccount(login, request.displayName || login, request.password ?? '');
-      return { status: 200, body: this.session(account) };
+      return { status: 200, body: this.session(account, this.id('d'), request.deviceName) };
     }
     if (method === 'SignIn') {
       const account = this.byLogin(login);
       if (!account || account.password !== request.password) return error(401, 'unauthenticated');
-      return { status: 200, body: this.session(account) };
+      return { status: 200, body: this.session(account, this.id('d'), request.deviceName) };
     }
     this.refreshes++;
     const [userId, deviceId] = (request.refreshToken ?? '').split('/');
@@ -80,8 +80,8 @@ export class FakeServer {
     return account;
   }
 
-  session(account: Account, deviceId = this.id('d')): Record<string, string> {
-    account.devices.set(deviceId, 'Test');
+  session(account: Account, deviceId = this.id('d'), name = account.devices.get(deviceId) ?? ''): Record<string, string> {
+    account.devices.set(deviceId, name);
     const expiresAt = String(this.now() + this.tokenLifeMs);
     return { userId: account.user.userId, deviceId, accessToken: `${account.user.userId}/${deviceId}/${++this.counter}`, refreshToken: `${account.user.userId}/${deviceId}`, expiresAt };
   }
@@ -327,7 +327,7 @@ export class FakeSession {
     this.userId = userId!;
     this.deviceId = deviceId!;
     const lost = q.positions.filter((p) => this.server.lostShards.has(p.shard));
-    return { case: 'hello', value: { userId, deviceId, serverTime: 0n, heartbeatSeconds: 30, lost, serverVersion: 'fake', shardCount: 16 } };
+    return { case: 'hello', value: { userId, deviceId, serverTime: 0n, heartbeatSeconds: 30, lost, serverVersion: '', shardCount: 16 } };
   }
 
   event(event: MessageInitShape<typeof EventSchema>['event']): void {

@@ -5,12 +5,16 @@ import { createServer } from 'node:http';
 import { extname, join, resolve } from 'node:path';
 import { WebSocketServer } from 'ws';
 import { FakeServer } from './fakeserver';
+import { evening, paint } from './scene';
 
 const port = Number(process.env.PORT ?? 8080);
 const dist = resolve('dist');
 const types: Record<string, string> = { '.html': 'text/html; charset=utf-8', '.js': 'text/javascript', '.css': 'text/css', '.svg': 'image/svg+xml', '.webmanifest': 'application/manifest+json' };
-const server = new FakeServer(() => Date.now());
-server.addAccount('echo', '메아리', '', true);
+// SCENE=ko or SCENE=en fills it with an evening worth a screenshot.
+const scene = process.env.SCENE;
+const server = new FakeServer(() => (scene ? evening : Date.now()));
+if (scene) paint(server, scene === 'en' ? 'en' : 'ko');
+else server.addAccount('echo', '메아리', '', true);
 
 const http = createServer((request, response) => {
   const path = new URL(request.url ?? '/', 'http://localhost').pathname;
@@ -36,4 +40,7 @@ new WebSocketServer({ server: http, path: '/v1/socket', handleProtocols: () => '
   socket.on('close', () => server.sessions.delete(session));
 });
 
-http.listen(port, '127.0.0.1', () => console.log(`mock on http://127.0.0.1:${port}`));
+http.listen(port, '127.0.0.1', () => {
+  const address = http.address();
+  console.log(`mock on http://127.0.0.1:${typeof address === 'object' ? address?.port : port}`);
+});

@@ -405,9 +405,19 @@ describe('tokens', () => {
     expect(alice.engine.status.phase).toBe('online');
   });
 
+  it('are refreshed ahead of need while someone looks, and left alone otherwise', async () => {
+    await pair();
+    await world.advance(290_000);
+    expect(world.server.refreshes).toBe(1);
+    world.visible = false;
+    await world.advance(900_000);
+    expect(world.server.refreshes).toBe(1);
+  });
+
   it('are refreshed once for all tabs', async () => {
     const { alice } = await pair();
     const second = await Client.open(world, 'alice');
+    world.visible = false;
     await world.advance(400_000);
     const before = world.server.refreshes;
     world.server.cut();

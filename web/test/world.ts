@@ -31,6 +31,7 @@ export class World {
   clock = 1_700_000_000_000;
   readonly server = new FakeServer(() => this.clock);
   serverUp = true;
+  visible = true;
   httpFault: (method: string) => 'down' | 'lost' | undefined = () => undefined;
   readonly random = seeded(seed);
   private timers: Timer[] = [];
@@ -92,7 +93,7 @@ export class World {
       connect: () => this.socket(),
       exclusive: (name, work, signal) => this.exclusive(name, work, signal),
       channel: (name) => this.channel(name),
-      visible: () => true,
+      visible: () => this.visible,
       online: () => true,
       onChange: () => () => {},
       persist: async () => true,

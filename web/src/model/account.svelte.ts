@@ -166,6 +166,8 @@ export class Account {
         break;
       case 'status':
         this.status = event.status;
+        // Who was typing when the line broke is not known to type still.
+        if (event.status.phase !== 'online') for (const key of [...this.typers.keys()]) this.stopTyping(key);
         if (event.status.phase === 'online') void this.loadProfile().catch(() => {});
         break;
       case 'level':

@@ -6,17 +6,20 @@ export function explainReason(reason: string, w: Words): string {
   const e = w.errors;
   switch (reason) {
     case 'login_taken': return e.loginTaken;
-    case 'login_invalid': return e.loginInvalid;
-    case 'password_invalid': case 'password_too_short': case 'password_too_long': return e.passwordInvalid;
-    case 'display_name_invalid': case 'display_name_too_long': return e.nameInvalid;
+    case 'login_invalid': case 'bad_login': return e.loginInvalid;
+    case 'password_invalid': case 'password_too_short': case 'password_too_long': case 'bad_password': return e.passwordInvalid;
+    case 'display_name_invalid': case 'display_name_too_long': case 'bad_display_name': return e.nameInvalid;
     case 'user_unknown': return e.userUnknown;
     case 'not_a_member': return e.notMember;
     case 'blocked': return e.blocked;
+    case 'bad_credentials': return e.wrongPassword;
+    case 'blocked_by_invitee': return e.blockedByInvitee;
     case 'you_blocked': return e.youBlocked;
-    case 'text_too_long': case 'title_too_long': return e.tooLong;
+    case 'text_too_long': case 'title_too_long': case 'bad_title': case 'message_too_large': return e.tooLong;
     case 'room_unknown': case 'not_found': return e.roomGone;
+    case 'room_stopped': case 'disk_full': case 'queue_full': case 'store_fenced': case 'shard_damaged': case 'not_owner': return e.serverTrouble;
     case 'unknown_outcome': case 'unavailable': return e.unreachable;
-    default: return reason.startsWith('too_many') || reason.endsWith('_full') && reason !== 'queue_full' ? e.limit : e.other(reason);
+    default: return reason.startsWith('too_many') || reason.endsWith('_full') ? e.limit : e.other(reason);
   }
 }
 

@@ -162,6 +162,8 @@ export class Connection {
       const socket = this.socket;
       if (!socket) return;
       void this.ping(pingTimeoutMs);
+      // A fresh token at hand makes reconnecting independent of sign-in; only those who look pay for it.
+      if (this.platform.visible()) void this.auth.token().catch(() => {});
       this.stopHeartbeat = this.platform.setTimer(tick, everyMs);
     };
     this.stopHeartbeat();
