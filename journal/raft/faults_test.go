@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -18,13 +19,12 @@ import (
 // TestFirstErrorFences: invariant 7. The error comes once; the disk works again
 // after it, and still nothing is acknowledged.
 func TestFirstErrorFences(t *testing.T) {
-	once := func(match func(string) bool) (func(string) error, *bool) {
-		fired := new(bool)
+	once := func(match func(string) bool) (func(string) error, *atomic.Bool) {
+		fired := new(atomic.Bool)
 		return func(name string) error {
-			if *fired || !match(name) {
+			if !match(name) || !fired.CompareAndSwap(false, true) {
 				return nil
 			}
-			*fired = true
 			return errBroken
 		}, fired
 	}
@@ -83,11 +83,9 @@ func TestFirstErrorFences(t *testing.T) {
 				}
 				acked = append(acked, p)
 			}
-			rig.set(func(r *rigged) {
-				if !*fired {
-					t.Error("fenced without the error")
-				}
-			})
+			if !fired.Load() {
+				t.Error("fenced without the error")
+			}
 			if _, err := l.Append(bg, lease, nil); !errors.As(err, &fenced) {
 				t.Fatalf("append after the fence: %v", err)
 			}
