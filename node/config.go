@@ -34,6 +34,9 @@ type Config struct {
 	Echo bool
 	// MetricsToken, if set, must be presented as a bearer token at /metrics.
 	MetricsToken string
+	// Debug, if set, is a second address that serves Go's profiles to whoever
+	// reaches it; keep it on loopback.
+	Debug string
 	// Version of the release, for people who ask.
 	Version string
 	// DrainTimeout bounds a graceful stop (default 10 s).

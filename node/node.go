@@ -118,6 +118,13 @@ func (n *Node) Run(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
+	if n.cfg.Debug != "" {
+		debug, err := openDebug(n.cfg.Debug)
+		if err != nil {
+			return err
+		}
+		defer debug.Close()
+	}
 	if inside != nil {
 		running.Go(func() { _ = server.Serve(inside) }) // ends with the public one
 	}

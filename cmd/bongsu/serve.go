@@ -19,6 +19,7 @@ type serveCmd struct {
 	Shards       int           `help:"Number of shards of a new store; an existing one keeps its own." default:"16"`
 	Echo         bool          `help:"Run the echo friend." default:"true" negatable:""`
 	MetricsToken string        `help:"Bearer token that /metrics demands; open without." placeholder:"TOKEN"`
+	Debug        string        `help:"Second address for Go's profiles (/debug/pprof); keep it on loopback." placeholder:"HOST:PORT"`
 	LogFormat    string        `help:"text or json." enum:"text,json" default:"text"`
 	LogLevel     slog.Level    `help:"debug, info, warn or error." default:"info"`
 	DrainTimeout time.Duration `help:"How long a stop waits for sessions to leave." default:"10s"`
@@ -32,7 +33,7 @@ func (c *serveCmd) Run(ctx context.Context) error {
 	}
 	n, err := node.New(node.Config{
 		Data: c.Data, Listen: c.Listen, CertFile: c.TLSCert, KeyFile: c.TLSKey,
-		Origins: c.Origin, Shards: c.Shards, Echo: c.Echo, MetricsToken: c.MetricsToken,
+		Origins: c.Origin, Shards: c.Shards, Echo: c.Echo, MetricsToken: c.MetricsToken, Debug: c.Debug,
 		Version: version, DrainTimeout: c.DrainTimeout, Logger: slog.New(handler),
 	})
 	if err != nil {
