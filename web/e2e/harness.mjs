@@ -1,7 +1,7 @@
 // Starts the server and browsers for the end-to-end tests. With BONGSU_URL set
 // it uses a running server instead (then kill and restart are not available).
 import { spawn } from 'node:child_process';
-import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
+import { cpSync, mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import { createServer } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -54,6 +54,18 @@ export class Server {
     const ended = new Promise((resolve) => this.process.once('exit', resolve));
     this.process.kill('SIGKILL');
     await ended;
+  }
+
+  /** Puts the data back to what it was when the copy was made, as a restored disk would. */
+  restore(copy) {
+    rmSync(this.data, { recursive: true, force: true });
+    cpSync(copy, this.data, { recursive: true });
+  }
+
+  copy() {
+    const to = mkdtempSync(join(tmpdir(), 'bongsu-e2e-copy-'));
+    cpSync(this.data, to, { recursive: true });
+    return to;
   }
 
   async stop() {

@@ -1,6 +1,7 @@
 // People talk: what they see, through outages, in real browsers.
 import assert from 'node:assert/strict';
 import { randomUUID } from 'node:crypto';
+import { rmSync } from 'node:fs';
 import { after, before, beforeEach, afterEach, test } from 'node:test';
 import { browser, external, Person, rpc, Server, until } from './harness.mjs';
 
@@ -116,6 +117,33 @@ test('neither kill -9 nor the restart loses or doubles a word', { skip: external
   await b.page.reload();
   await b.sees(said.at(-1));
   assert.deepEqual(await texts(b), said);
+});
+
+test('words that an old disk lacks are sent again by those who said them', { skip: external && 'needs its own server' }, async () => {
+  const { a, b } = await pair();
+  await server.kill();
+  const copy = server.copy();
+  await server.run();
+  await a.say('will be lost 1');
+  await b.sees('will be lost 1', 30_000);
+  await b.say('will be lost 2');
+  await a.sees('will be lost 2', 30_000);
+  await a.say('will be lost 3');
+  await b.sees('will be lost 3', 30_000);
+  await server.kill();
+  server.restore(copy);
+  rmSync(copy, { recursive: true });
+  await server.run();
+  for (const who of [a, b]) {
+    await until(async () => (await texts(who)).filter((t) => t.startsWith('will be lost')).length === 3 && (await who.page.getByText('보내는 중').count()) === 0 && (await who.page.locator('.banner').count()) === 0, 40_000, 'all three are back');
+  }
+  assert.deepEqual((await texts(a)).toSorted(), ['hello', 'will be lost 1', 'will be lost 2', 'will be lost 3']);
+  assert.deepEqual(await texts(a), await texts(b), 'in one order for both');
+  const mine = (await texts(a)).filter((t) => /[13]$/.test(t));
+  assert.deepEqual(mine, ['will be lost 1', 'will be lost 3'], 'each one’s words in their order');
+  await b.page.reload();
+  await b.sees('will be lost 3');
+  assert.deepEqual(await texts(b), await texts(a));
 });
 
 test('Enter that ends a Hangul syllable does not send half of it', async () => {

@@ -41,6 +41,10 @@ export class FakeServer {
 
   constructor(private readonly now: () => number) {}
 
+  time(): number {
+    return this.now();
+  }
+
   id(kind: 'u' | 'r' | 'd'): string {
     let n = ++this.counter;
     let tail = '';
@@ -327,7 +331,7 @@ export class FakeSession {
     this.userId = userId!;
     this.deviceId = deviceId!;
     const lost = q.positions.filter((p) => this.server.lostShards.has(p.shard));
-    return { case: 'hello', value: { userId, deviceId, serverTime: 0n, heartbeatSeconds: 30, lost, serverVersion: '', shardCount: 16 } };
+    return { case: 'hello', value: { userId, deviceId, serverTime: BigInt(this.server.time()), heartbeatSeconds: 30, lost, serverVersion: '', shardCount: 16 } };
   }
 
   event(event: MessageInitShape<typeof EventSchema>['event']): void {

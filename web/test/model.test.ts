@@ -96,8 +96,11 @@ describe('leaving', () => {
     await a.signIn('jimin', 'password');
     await world.advance(5_000);
     expect(room.messages.map((m) => m.text)).toEqual(['still here']);
+    const tab = await app();
+    expect(tab.phase).toBe('ready');
     await a.signOut(false);
-    expect(a.phase).toBe('entry');
+    await world.settle();
+    expect([a.phase, tab.phase]).toEqual(['entry', 'entry']);
     expect((await indexedDB.databases()).map((d) => d.name)).toEqual(['bongsu']);
   });
 });

@@ -180,6 +180,52 @@ describe('keeping in step', () => {
     expect(alice.engine.rooms.get(room.id)!.myReadSeq).toBe(3);
   });
 
+  it('keeps asking for what is missing when the server cannot say it yet', async () => {
+    const { alice, bob, room } = await pair();
+    say(room, bob, 1, 2);
+    await world.settle();
+    const publish = vi.spyOn(world.server, 'publish').mockImplementation(() => {});
+    say(room, bob, 3, 3);
+    publish.mockRestore();
+    let busy = 3;
+    world.server.fault = (method) => (method === 'list' && busy-- > 0 ? { code: 'resource_exhausted', reason: 'queue_full', retryAfterSeconds: 1 } : undefined);
+    say(room, bob, 4, 4);
+    await world.settle();
+    expect(await alice.texts(room.id)).toEqual(numbers(1, 2));
+    await world.advance(30_000);
+    expect(await alice.texts(room.id)).toEqual(numbers(1, 4));
+  });
+
+  it('keeps a room that the list does not name yet, and forgets one that refuses us', async () => {
+    const { alice, bob } = await pair();
+    const group = await alice.engine.createGroup('new', [bob], alice.engine.newClientId());
+    const gone = await alice.engine.createGroup('gone', [bob], alice.engine.newClientId());
+    await world.settle();
+    const answer = world.server.answer.bind(world.server);
+    vi.spyOn(world.server, 'answer').mockImplementation((me, frame, session) => {
+      const body = answer(me, frame, session);
+      if (body.case === 'listRooms') body.value.rooms = [];
+      return body;
+    });
+    world.server.rooms.get(gone)!.members.delete(alice.id);
+    world.server.cut();
+    await world.advance(30_000);
+    expect([alice.engine.rooms.has(group), alice.engine.rooms.has(gone)]).toEqual([true, false]);
+  });
+
+  it('does not take an old message of someone for proof of what they have read', async () => {
+    const { alice, bob } = await pair();
+    const room = world.server.room(RoomKind.GROUP, [bob, alice.id], 'G');
+    say(room, alice.id, 1, 3);
+    world.server.say(room, bob, 'without reading');
+    room.members.get(bob)!.read = 3;
+    world.server.cut();
+    await world.advance(30_000);
+    await alice.engine.openRoom(room.id);
+    await world.settle();
+    expect(alice.engine.rooms.get(room.id)!.members.find((m) => m.userId === bob)!.readSeq).toBe(3);
+  });
+
   it('asks for what is missing when a number is skipped', async () => {
     const { alice, bob, room } = await pair();
     say(room, bob, 1, 2);
@@ -412,6 +458,19 @@ describe('tokens', () => {
     world.visible = false;
     await world.advance(900_000);
     expect(world.server.refreshes).toBe(1);
+  });
+
+  it('are judged by the server’s clock when ours is wrong', async () => {
+    const { alice } = await pair();
+    const behind = world.server as unknown as { now: () => number };
+    behind.now = () => world.clock - 3_600_000;
+    await world.advance(400_000);
+    world.server.cut();
+    await world.advance(60_000);
+    const before = world.server.refreshes;
+    await world.advance(120_000);
+    expect(alice.engine.status.phase).toBe('online');
+    expect(world.server.refreshes).toBe(before);
   });
 
   it('are refreshed once for all tabs', async () => {

@@ -1,6 +1,6 @@
 // The whole client: who is signed in, and how one gets in and out.
 import type { OutboxItem, Session } from '../domain/types';
-import type { Platform } from '../platform/platform';
+import type { Channel, Platform } from '../platform/platform';
 import { SessionStore } from '../store/session';
 import { Store } from '../store/store';
 import { Auth } from '../sync/auth';
@@ -22,9 +22,14 @@ export class App {
   private sessions?: SessionStore;
   private ended?: Session;
   private readonly rpc: Rpc;
+  private readonly others: Channel;
 
   constructor(private readonly platform: Platform, readonly prefs: Prefs, readonly router: Router) {
     this.rpc = new Rpc(platform);
+    this.others = platform.channel('bongsu-session');
+    this.others.listen((message) => {
+      if (message === 'signed out' && this.account) this.forget();
+    });
   }
 
   async start(): Promise<void> {
@@ -79,8 +84,13 @@ export class App {
     if (everywhere) await account.engine.revokeAll();
     else if (session) await account.engine.revokeDevice(session.deviceId).catch(() => {});
     await this.sessions?.clear();
-    this.leave();
+    this.others.post('signed out');
+    this.forget();
     await Store.delete(account.myId);
+  }
+
+  private forget(): void {
+    this.leave();
     this.phase = 'entry';
   }
 

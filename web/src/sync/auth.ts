@@ -15,14 +15,24 @@ export class SignedOutError extends Error {}
 export class Auth {
   /** Set when the server ended the session; the words on this device stay. */
   onSignedOut: () => void = () => {};
+  /** Server's clock minus ours, ms: a wrong clock here must not make every token look stale. */
+  private skewMs = 0;
   private ended = false;
   private running?: Promise<Session>;
 
   constructor(private readonly platform: Platform, private readonly rpc: Rpc, private readonly store: SessionStore, private session: Session) {}
 
+  noteServerTime(serverMs: number): void {
+    if (serverMs > 0) this.skewMs = serverMs - this.platform.now();
+  }
+
+  private lifeLeft(session: Session): number {
+    return session.expiresAt - (this.platform.now() + this.skewMs);
+  }
+
   /** An access token with life left, or the old one when no new one can be had now. */
   async token(): Promise<string> {
-    if (this.session.expiresAt - this.platform.now() > aheadMs) return this.session.accessToken;
+    if (this.lifeLeft(this.session) > aheadMs) return this.session.accessToken;
     try {
       return (await this.refresh()).accessToken;
     } catch (error) {
@@ -49,7 +59,7 @@ export class Auth {
     if (this.ended) throw new SignedOutError('signed out');
     const stored = await this.store.get();
     if (stored && stored.userId === this.session.userId) {
-      const fresh = stored.accessToken !== refused && stored.expiresAt - this.platform.now() > aheadMs;
+      const fresh = stored.accessToken !== refused && this.lifeLeft(stored) > aheadMs;
       this.session = stored;
       // Another tab was first.
       if (fresh) return stored;

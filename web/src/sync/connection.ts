@@ -104,6 +104,7 @@ export class Connection {
       try {
         const positions = (await this.positions()).map(fromPosition);
         const hello = await this.withTimeout(socket, socket.call('hello', { accessToken: token, positions }, { timeoutMs: helloTimeoutMs }));
+        this.auth.noteServerTime(Number(hello.serverTime));
         this.ready = true;
         this.setStatus({ phase: 'online', since: 0 });
         this.onHello(hello);

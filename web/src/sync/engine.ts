@@ -11,7 +11,8 @@ import type { ListResponse } from '../gen/bongsu/edge/v1/message_pb';
 import type { Channel, Platform } from '../platform/platform';
 import type { Added, Store } from '../store/store';
 import { toDevice, toMember, toMessage, toNotice, toPosition, toRoom, toUser } from '../wire/convert';
-import { WireError } from '../wire/errors';
+import { WireError, asWireError } from '../wire/errors';
+import { retryDelay } from './backoff';
 import { Connection, type Status } from './connection';
 import { Emitter } from './emitter';
 import { Outbox } from './outbox';
@@ -19,6 +20,7 @@ import { Outbox } from './outbox';
 const pageSize = 200;
 const fillPages = 5;
 const fillsAtOnce = 3;
+const fillBackoff = { baseMs: 1_000, capMs: 30_000 };
 const maxListedRooms = 2_000;
 const typingEveryMs = 3_000;
 const markEveryMs = 700;
@@ -310,17 +312,24 @@ export class Engine {
         if (!old?.range || room.lastSeq > old.range.to || room.version > old.version) stale.push(room.roomId);
         await this.mergeRoom(room);
       }
-      if (fresh.length < maxListedRooms) {
-        const listed = new Set(fresh.map((r) => r.roomId));
-        for (const roomId of [...this.rooms.keys()]) if (!listed.has(roomId)) await this.removeRoom(roomId);
-      }
     });
+    if (fresh.length < maxListedRooms) await this.askAboutUnlisted(new Set(fresh.map((r) => r.roomId)));
     this.events.emit({ type: 'rooms' });
     this.events.emit({ type: 'synced' });
     stale.sort((a, b) => Number(b === this.active) - Number(a === this.active));
     await this.fillAll(stale);
     if (this.active) await this.fetchRoom(this.active);
     for (const room of this.rooms.values()) if ((room.wantReadSeq ?? 0) > room.myReadSeq) await this.tellRead(room.roomId);
+  }
+
+  /**
+   * A room that was just made may not be in the list yet (lists follow rooms
+   * with a delay), so only the room's own refusal removes it here.
+   */
+  private async askAboutUnlisted(listed: ReadonlySet<RoomId>): Promise<void> {
+    for (const roomId of [...this.rooms.keys()].filter((id) => !listed.has(id))) {
+      if ((await this.fetchRoom(roomId)) === undefined) await this.serial(() => this.removeRoom(roomId));
+    }
   }
 
   private async fillAll(roomIds: readonly RoomId[]): Promise<void> {
@@ -338,6 +347,15 @@ export class Engine {
     const work = this.fillNow(roomId).finally(() => this.filling.delete(roomId));
     this.filling.set(roomId, work);
     return work;
+  }
+
+  /** Fills in the background, trying again while connected: a hole must not stay until the next message. */
+  private fillSoon(roomId: RoomId, attempt = 0): void {
+    this.fill(roomId).catch((error: unknown) => {
+      const wire = asWireError(error);
+      if (this.stopped || wire.definite || !this.connection.online) return;
+      this.platform.setTimer(() => this.fillSoon(roomId, attempt + 1), retryDelay(attempt, fillBackoff, wire.retryAfterSeconds, this.platform.random));
+    });
   }
 
   private async fillNow(roomId: RoomId): Promise<void> {
@@ -366,12 +384,15 @@ export class Engine {
 
   private async applyMessages(roomId: RoomId, messages: Message[], position: Position | undefined, live: boolean): Promise<void> {
     if (!this.rooms.has(roomId)) {
-      const room = await this.fetchRoomNow(roomId).catch(() => undefined);
+      const room = await this.fetchRoomNow(roomId).catch((error: unknown) => {
+        if (!asWireError(error).definite) this.listSoon();
+        return undefined;
+      });
       if (!room && messages.every((m) => m.senderId !== this.me)) return;
     }
     const added = await this.store.add({ roomId, messages, notices: [], position, now: this.platform.now() });
     await this.remember(roomId, messages, [], added, live);
-    if (added.gapAfter !== undefined || !added.range) void this.fill(roomId).catch(() => {});
+    if (added.gapAfter !== undefined || !added.range) this.fillSoon(roomId);
   }
 
   /** After persisting: memory, then news. */
@@ -379,7 +400,7 @@ export class Engine {
     const room = this.rooms.get(roomId);
     if (room) {
       let next: Room = { ...room, range: added.range };
-      for (const message of messages) next = withMessage(next, message, this.me);
+      for (const message of messages) next = withMessage(next, message, this.me, live);
       for (const notice of notices) next.names = { ...notice.names, ...next.names };
       this.rooms.set(roomId, next);
       await this.store.updateRoom(roomId, () => next);
@@ -421,7 +442,7 @@ export class Engine {
       if (position) await this.store.add({ roomId: room.roomId, messages: [], notices: [], position, now: this.platform.now() });
       await this.mergeRoom(opened ? { ...room, opened } : room);
     });
-    void this.fill(room.roomId).catch(() => {});
+    this.fillSoon(room.roomId);
     return room.roomId;
   }
 
@@ -529,6 +550,12 @@ export class Engine {
     this.events.emit({ type: 'level', level, reason });
   }
 
+  private listSoon(): void {
+    this.platform.setTimer(() => {
+      if (this.connection.online) void this.listRooms().catch(() => {});
+    }, 1_000 + this.platform.random() * 2_000);
+  }
+
   private async applyRead(event: ReadEvent): Promise<void> {
     const room = this.rooms.get(event.roomId);
     if (!room) return;
@@ -614,11 +641,12 @@ export class Engine {
 }
 
 /** A room after one more message: newest, activity, and the sender's own cursor. */
-export function withMessage(room: Room, message: Message, me: UserId): Room {
+export function withMessage(room: Room, message: Message, me: UserId, live: boolean): Room {
   const newest = message.seq >= (room.lastMessage?.seq ?? 0);
   const sender = room.members.find((m) => m.userId === message.senderId);
-  // Sending reads what stood before it, but only if all of that was read.
-  const follows = (cursor: Seq) => cursor === message.seq - 1;
+  // Sending reads what stood before it, but only if all of that was read then:
+  // of a message from the past, today's cursor says nothing about that.
+  const follows = (cursor: Seq) => live && message.seq > room.lastSeq && cursor === message.seq - 1;
   return {
     ...room,
     lastSeq: Math.max(room.lastSeq, message.seq),
