@@ -87,12 +87,12 @@ type Client struct {
 	flight *flight
 	// refreshedAt keeps a wrong clock from refreshing before every call.
 	refreshedAt time.Time
-	positions   map[uint32]*edgev1.Position
+	positions   positions
 }
 
 // New checks the configuration; it does not touch the network.
 func New(cfg Config) (*Client, error) {
-	c := &Client{positions: map[uint32]*edgev1.Position{}}
+	c := &Client{positions: positions{}}
 	if cfg.HTTPClient == nil {
 		c.ownHTTP = http.DefaultTransport.(*http.Transport).Clone()
 		c.ownHTTP.Proxy = nil
@@ -117,48 +117,6 @@ func (c *Client) Close() {
 	if c.ownHTTP != nil {
 		c.ownHTTP.CloseIdleConnections()
 	}
-}
-
-// Positions returns the highest position the client has seen in each shard.
-func (c *Client) Positions() []*edgev1.Position {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	out := make([]*edgev1.Position, 0, len(c.positions))
-	for _, p := range c.positions {
-		out = append(out, p)
-	}
-	return out
-}
-
-// NotePosition tells the client a position learnt elsewhere, such as by an
-// earlier run: the next hello presents it if it is the highest of its shard.
-func (c *Client) NotePosition(p *edgev1.Position) {
-	if p == nil {
-		return
-	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if old := c.positions[p.Shard]; old == nil || later(p, old) {
-		c.positions[p.Shard] = p
-	}
-}
-
-// forget drops positions that the server has said its history lacks.
-func (c *Client) forget(lost []*edgev1.Position) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	for _, p := range lost {
-		delete(c.positions, p.Shard)
-	}
-}
-
-// later orders the positions of one shard: by term first, because a lost tail
-// is written again at lower indexes but in a later term.
-func later(a, b *edgev1.Position) bool {
-	if a.Term != b.Term {
-		return a.Term > b.Term
-	}
-	return a.Index > b.Index
 }
 
 // note remembers the position in an answer or event.

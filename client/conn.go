@@ -52,6 +52,7 @@ type Conn struct {
 	err  error         // why the Conn has ended; set before done is closed
 	// onUp are told of each hello before any request goes over its socket.
 	onUp      []func(*edgev1.HelloResponse)
+	greeted   *link // the socket whose hello onUp were told of; nil after it
 	followers map[string]map[*follower]struct{}
 }
 
@@ -237,8 +238,8 @@ func sleep(ctx context.Context, d time.Duration) bool {
 	}
 }
 
-// once makes one socket and serves it until it ends. drained tells that the
-// server asked for the end, so that no back-off is due.
+// once makes one socket and serves it until it ends. drained tells that its end
+// was wanted, so that no back-off is due.
 func (n *Conn) once(ctx context.Context) (drained bool, err error) {
 	l, hello, err := n.open(ctx)
 	if err != nil {
@@ -248,6 +249,7 @@ func (n *Conn) once(ctx context.Context) (drained bool, err error) {
 	n.client.forget(lost)
 	n.mu.Lock()
 	onUp := n.onUp
+	n.greeted = l
 	n.mu.Unlock()
 	for _, f := range onUp {
 		f(hello)
@@ -274,6 +276,19 @@ func (n *Conn) unpublish(l *link) {
 	if n.link == l {
 		n.link = nil
 		n.up = make(chan struct{})
+	}
+	n.greeted = nil
+}
+
+// register tells f of every hello. If one has been said already and again is
+// set, it is said once more, over a new socket.
+func (n *Conn) register(f func(*edgev1.HelloResponse), again bool) {
+	n.mu.Lock()
+	n.onUp = append(n.onUp, f)
+	l := n.greeted
+	n.mu.Unlock()
+	if again && l != nil {
+		l.end(errHelloAgain)
 	}
 }
 
@@ -343,6 +358,9 @@ func (n *Conn) dial(ctx context.Context) (*websocket.Conn, error) {
 	return ws, nil
 }
 
+// errHelloAgain is why a socket ends whose hello came too early.
+var errHelloAgain = errors.New("there are more positions to present")
+
 // errDrained is why a socket ends that the server wanted to be rid of.
 var errDrained = errors.New("the server asked us to connect again")
 
@@ -363,7 +381,8 @@ func (n *Conn) serve(ctx context.Context, l *link, hello *edgev1.HelloResponse) 
 	for {
 		select {
 		case <-l.done:
-			return false, l.failure()
+			err := l.failure()
+			return errors.Is(err, errHelloAgain), err
 		case <-ctx.Done():
 			l.end(ctx.Err())
 			return false, ctx.Err()

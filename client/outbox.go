@@ -147,7 +147,9 @@ func NewOutbox(conn *Conn, store Store, opts OutboxOptions) *Outbox {
 		slots: make(chan struct{}, opts.MaxInFlight), ctx: ctx, cancel: cancel,
 		rooms: map[string]*lane{}, waiting: map[string]*Sending{},
 	}
-	for _, e := range store.Entries() {
+	entries := store.Entries()
+	o.mu.Lock() // the first push starts goroutines
+	for _, e := range entries {
 		if e.Ack != nil {
 			conn.client.NotePosition(e.Ack.position())
 			o.retained = append(o.retained, e)
@@ -155,9 +157,10 @@ func NewOutbox(conn *Conn, store Store, opts OutboxOptions) *Outbox {
 		}
 		o.push(e)
 	}
-	conn.mu.Lock()
-	conn.onUp = append(conn.onUp, o.hello)
-	conn.mu.Unlock()
+	again := len(o.retained) > 0
+	o.mu.Unlock()
+	// A hello said before now has not presented the positions in the store.
+	conn.register(o.hello, again)
 	return o
 }
 
@@ -232,8 +235,7 @@ func (o *Outbox) Close() {
 	}
 }
 
-// push adds an entry to the end of its lane. mu must be held (or the outbox not
-// yet shared).
+// push adds an entry to the end of its lane. mu must be held.
 func (o *Outbox) push(e Entry) {
 	l := o.lane(e.RoomID)
 	l.entries = append(l.entries, e)

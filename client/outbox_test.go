@@ -266,6 +266,44 @@ func TestOutboxSendsLostTailAgain(t *testing.T) {
 	}
 }
 
+// An answer of a later term, got before the first hello, must not hide the loss.
+func TestLostTailIsSeenAfterANewerAnswer(t *testing.T) {
+	inWorld(t, func(t *testing.T, w *world) {
+		ann, ben, roomID := w.direct()
+		defer ben.Close()
+		conn, done := w.connect(ann, client.ConnectOptions{})
+		store := client.NewMemoryStore()
+		outbox := client.NewOutbox(conn, store, client.OutboxOptions{})
+		s, err := outbox.Send(client.Draft{RoomID: roomID, Text: "old"})
+		if err == nil {
+			_, err = s.Wait(t.Context())
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		outbox.Close()
+		done()
+		w.LoseTail(roomID, 0)
+		again, err := client.New(client.Config{BaseURL: clienttest.BaseURL, HTTPClient: w.http, JSON: true})
+		if err != nil {
+			t.Fatal(err)
+		}
+		again.Resume(ann.Session())
+		say(t, again.API, roomID, "newer")
+		conn, done = w.connect(again, client.ConnectOptions{})
+		defer done()
+		if err := conn.Ready(t.Context()); err != nil { // also when hello came before the outbox
+			t.Fatal(err)
+		}
+		outbox = client.NewOutbox(conn, store, client.OutboxOptions{})
+		defer outbox.Close()
+		synctest.Wait()
+		if got := texts(w.Messages(roomID)); got != "newer old" {
+			t.Errorf("history is %q", got)
+		}
+	})
+}
+
 func TestOutboxRetention(t *testing.T) {
 	inWorld(t, func(t *testing.T, w *world) {
 		ann, ben, roomID := w.direct()
