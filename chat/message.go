@@ -114,8 +114,10 @@ func visible(s *journalv1.RoomState, m *journalv1.MemberState, replyTo uint64) b
 // directSend judges blocks in a room of two, and returns who has left it and
 // comes back with this message.
 func directSend(r Reader, room id.ID, s *journalv1.RoomState, sender id.ID) (back []id.ID, err error) {
-	if err := checkBlocks(r, room, sender); err != nil {
-		return nil, err
+	if s.GetBlockNoted() { // rare, and a scan on the way of every message otherwise
+		if err := checkBlocks(r, room, sender); err != nil {
+			return nil, err
+		}
 	}
 	if s.GetMemberCount() >= 2 {
 		return nil, nil

@@ -198,7 +198,24 @@ func applyBlockNoted(tx Tx, ev *journalv1.BlockNoted) error {
 	if err != nil || b.GetVersion() >= ev.GetVersion() {
 		return err
 	}
-	return write(tx, key, &journalv1.BlockState{Version: ev.GetVersion(), Blocked: ev.GetBlocked()})
+	if err := write(tx, key, &journalv1.BlockState{Version: ev.GetVersion(), Blocked: ev.GetBlocked()}); err != nil {
+		return err
+	}
+	s, err := readRoom(tx, room)
+	if err != nil || s == nil || s.GetBlockNoted() {
+		return err // a room made later looks for notes itself
+	}
+	s.BlockNoted = true
+	return saveRoom(tx, room, s)
+}
+
+// anyBlockNoted tells whether a block was noted for a room before it was made.
+func anyBlockNoted(r Reader, room id.ID) (found bool, err error) {
+	err = scanPrefix(r, ownerKey(kindNotedBlock, room), func(_, _ []byte) error {
+		found = true
+		return nil
+	})
+	return found, err
 }
 
 // checkBlocks refuses sender in a direct room if either blocks the other.

@@ -213,6 +213,9 @@ func applyRoomCreated(tx Tx, m Meta, ev *journalv1.RoomCreated) ([]*nodev1.FeedI
 		RoomId: room.Bytes(), Kind: ev.GetKind(), Title: ev.GetTitle(), CreatorId: creator.Bytes(),
 		CreatedMs: m.TimeMs, ActiveMs: m.TimeMs,
 	}
+	if s.BlockNoted, err = anyBlockNoted(tx, room); err != nil {
+		return nil, err
+	}
 	joined, err := join(tx, m, room, s, ev.GetMemberIds())
 	if err != nil {
 		return nil, err

@@ -356,18 +356,21 @@ func (x *BlockState) GetBlocked() bool {
 }
 
 type RoomState struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	RoomId        []byte                 `protobuf:"bytes,1,opt,name=room_id,json=roomId,proto3" json:"room_id,omitempty"`
-	Kind          uint32                 `protobuf:"varint,2,opt,name=kind,proto3" json:"kind,omitempty"`
-	Title         string                 `protobuf:"bytes,3,opt,name=title,proto3" json:"title,omitempty"`
-	CreatorId     []byte                 `protobuf:"bytes,4,opt,name=creator_id,json=creatorId,proto3" json:"creator_id,omitempty"`
-	CreatedMs     int64                  `protobuf:"varint,5,opt,name=created_ms,json=createdMs,proto3" json:"created_ms,omitempty"`
-	LastSeq       uint64                 `protobuf:"varint,6,opt,name=last_seq,json=lastSeq,proto3" json:"last_seq,omitempty"`
-	ActiveMs      int64                  `protobuf:"varint,7,opt,name=active_ms,json=activeMs,proto3" json:"active_ms,omitempty"`
-	MemberCount   uint32                 `protobuf:"varint,8,opt,name=member_count,json=memberCount,proto3" json:"member_count,omitempty"`
-	Version       uint64                 `protobuf:"varint,9,opt,name=version,proto3" json:"version,omitempty"`
-	NoticeCount   uint64                 `protobuf:"varint,10,opt,name=notice_count,json=noticeCount,proto3" json:"notice_count,omitempty"`
-	Stopped       string                 `protobuf:"bytes,11,opt,name=stopped,proto3" json:"stopped,omitempty"` // cause; empty while the room works
+	state       protoimpl.MessageState `protogen:"open.v1"`
+	RoomId      []byte                 `protobuf:"bytes,1,opt,name=room_id,json=roomId,proto3" json:"room_id,omitempty"`
+	Kind        uint32                 `protobuf:"varint,2,opt,name=kind,proto3" json:"kind,omitempty"`
+	Title       string                 `protobuf:"bytes,3,opt,name=title,proto3" json:"title,omitempty"`
+	CreatorId   []byte                 `protobuf:"bytes,4,opt,name=creator_id,json=creatorId,proto3" json:"creator_id,omitempty"`
+	CreatedMs   int64                  `protobuf:"varint,5,opt,name=created_ms,json=createdMs,proto3" json:"created_ms,omitempty"`
+	LastSeq     uint64                 `protobuf:"varint,6,opt,name=last_seq,json=lastSeq,proto3" json:"last_seq,omitempty"`
+	ActiveMs    int64                  `protobuf:"varint,7,opt,name=active_ms,json=activeMs,proto3" json:"active_ms,omitempty"`
+	MemberCount uint32                 `protobuf:"varint,8,opt,name=member_count,json=memberCount,proto3" json:"member_count,omitempty"`
+	Version     uint64                 `protobuf:"varint,9,opt,name=version,proto3" json:"version,omitempty"`
+	NoticeCount uint64                 `protobuf:"varint,10,opt,name=notice_count,json=noticeCount,proto3" json:"notice_count,omitempty"`
+	Stopped     string                 `protobuf:"bytes,11,opt,name=stopped,proto3" json:"stopped,omitempty"` // cause; empty while the room works
+	// block_noted: one of the two of a direct room has blocked the other at some
+	// time; a send then looks whether that still holds.
+	BlockNoted    bool `protobuf:"varint,12,opt,name=block_noted,json=blockNoted,proto3" json:"block_noted,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -477,6 +480,13 @@ func (x *RoomState) GetStopped() string {
 		return x.Stopped
 	}
 	return ""
+}
+
+func (x *RoomState) GetBlockNoted() bool {
+	if x != nil {
+		return x.BlockNoted
+	}
+	return false
 }
 
 type MemberState struct {
@@ -912,7 +922,7 @@ const file_bongsu_journal_v1_state_proto_rawDesc = "" +
 	"\n" +
 	"BlockState\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\x04R\aversion\x12\x18\n" +
-	"\ablocked\x18\x02 \x01(\bR\ablocked\"\xbe\x02\n" +
+	"\ablocked\x18\x02 \x01(\bR\ablocked\"\xdf\x02\n" +
 	"\tRoomState\x12\x17\n" +
 	"\aroom_id\x18\x01 \x01(\fR\x06roomId\x12\x12\n" +
 	"\x04kind\x18\x02 \x01(\rR\x04kind\x12\x14\n" +
@@ -927,7 +937,9 @@ const file_bongsu_journal_v1_state_proto_rawDesc = "" +
 	"\aversion\x18\t \x01(\x04R\aversion\x12!\n" +
 	"\fnotice_count\x18\n" +
 	" \x01(\x04R\vnoticeCount\x12\x18\n" +
-	"\astopped\x18\v \x01(\tR\astopped\"\x92\x01\n" +
+	"\astopped\x18\v \x01(\tR\astopped\x12\x1f\n" +
+	"\vblock_noted\x18\f \x01(\bR\n" +
+	"blockNoted\"\x92\x01\n" +
 	"\vMemberState\x12\x1d\n" +
 	"\n" +
 	"joined_seq\x18\x01 \x01(\x04R\tjoinedSeq\x12\x19\n" +
