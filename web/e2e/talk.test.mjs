@@ -282,6 +282,8 @@ test('a long history is paged in while the place being read stays', { skip: exte
     });
     if (before.first === 1) break;
     await until(async () => again.page.evaluate((first) => Number(document.querySelector('li[data-seq]').dataset.seq) < first, before.first), 10_000, 'older lines');
+    // What counts is what is painted: look after a frame.
+    await again.page.evaluate(() => new Promise((painted) => requestAnimationFrame(() => requestAnimationFrame(painted))));
     const y = await again.page.evaluate((seq) => document.querySelector(`li[data-seq="${seq}"]`).getBoundingClientRect().top, before.seq);
     assert.ok(Math.abs(y - before.y) < 2, `line ${before.seq} moved from ${before.y} to ${y}`);
   }
