@@ -22,6 +22,7 @@ type Shard struct {
 	markKey   []byte
 	mark      atomic.Pointer[journalv1.Mark] // never modified, only replaced
 	staged    atomic.Bool                    // a stage is open
+	recent    *recent                        // belongs to the open stage
 }
 
 func newShard(s *Store, n int) *Shard {
@@ -30,7 +31,7 @@ func newShard(s *Store, n int) *Shard {
 	return &Shard{
 		store: s, n: n,
 		low: partitionKey(first(n)), high: partitionKey(first(n + 1)),
-		markKey: ownKey('m', n, ""),
+		markKey: ownKey('m', n, ""), recent: newRecent(),
 	}
 }
 
@@ -299,7 +300,14 @@ func (st *Stage) Get(key []byte) ([]byte, error) {
 	if !st.sh.owns(key) {
 		return nil, st.sh.store.Err()
 	}
-	return st.sh.store.get(st.sh.store.db, key)
+	if v, ok := st.sh.recent.get(key); ok {
+		return v, st.sh.store.Err()
+	}
+	v, err := st.sh.store.get(st.sh.store.db, key)
+	if err == nil && v != nil {
+		st.sh.recent.keep(key, v)
+	}
+	return v, err
 }
 
 // Set implements chat.Tx. A key of another shard is refused.
@@ -485,6 +493,9 @@ func (st *Stage) write(mark *journalv1.Mark) error {
 	}
 	if f := s.fence.get(); f != nil {
 		return f
+	}
+	for n := st.over.head.next[0]; n != nil; n = n.next[0] {
+		st.sh.recent.committed(n.key, n.value, n.deleted)
 	}
 	st.sh.mark.Store(mark)
 	if s.unflushed.Add(size) >= s.cfg.FlushBytes {
