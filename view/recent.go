@@ -61,6 +61,8 @@ func (r *recent) committed(key, value []byte, deleted bool) {
 		r.forget(string(key))
 	default:
 		r.values[string(key)] = value
-		r.bytes += len(value) - len(old)
+		if r.bytes += len(value) - len(old); r.bytes > maxRecentBytes {
+			r.shrink()
+		}
 	}
 }
