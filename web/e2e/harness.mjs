@@ -7,6 +7,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { chromium } from 'playwright-core';
+import { findChromium } from './chromium.mjs';
 
 const axeSource = readFileSync(fileURLToPath(import.meta.resolve('axe-core/axe.min.js')), 'utf8');
 const binary = process.env.BONGSU_BIN ?? fileURLToPath(new URL('../../bin/bongsu', import.meta.url));
@@ -14,7 +15,7 @@ const args = ['--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run
 export const external = process.env.BONGSU_URL;
 
 export async function browser() {
-  return chromium.launch({ executablePath: process.env.CHROMIUM ?? '/usr/bin/chromium', headless: true, args });
+  return chromium.launch({ executablePath: findChromium(), headless: true, args });
 }
 
 function freePort() {
