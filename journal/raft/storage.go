@@ -74,7 +74,7 @@ func (l *shardLog) corrupt(index uint64, format string, args ...any) error {
 
 // load reads the group from the store and checks that its parts agree.
 func (l *shardLog) load() error {
-	for _, step := range []func() error{l.loadMeta, l.loadHardState, l.loadSpans, l.loadEnds, l.agree, l.loadFinal} {
+	for _, step := range []func() error{l.loadMeta, l.loadHardState, l.loadSpans, l.loadEnds, l.agree, l.seams, l.loadFinal} {
 		if err := step(); err != nil {
 			return err
 		}
@@ -185,6 +185,31 @@ func (l *shardLog) agree() error {
 		// The only voter's log is committed as far as it goes: Pebble has synced
 		// again whatever it replayed, before opening.
 		l.commit = l.last
+	}
+	return nil
+}
+
+// seams looks at the entry before each term's first. Pebble forgives a torn list
+// of files, and with the list's last line a whole table is gone whose WAL was
+// deleted long ago: the entries between two starts, with the term they were of,
+// while the first and the last entry are in place and agree with the marks.
+func (l *shardLog) seams() error {
+	for n, s := range l.spans {
+		before := s.start - 1
+		if n == 0 || before <= uint64(l.meta.trimmed.Index) {
+			continue
+		}
+		v, err := l.store.get(key(l.shard, keyEntry, before))
+		if err != nil {
+			return l.corrupt(before, "%w", err)
+		}
+		e, err := decodeEntry(l.shard, before, v)
+		if err != nil {
+			return l.corrupt(before, "the entry before term %d: %w", s.term, err)
+		}
+		if e.GetTerm() != l.spans[n-1].term {
+			return l.corrupt(before, "the entry before term %d has term %d, the table of terms says %d", s.term, e.GetTerm(), l.spans[n-1].term)
+		}
 	}
 	return nil
 }
