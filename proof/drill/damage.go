@@ -188,7 +188,7 @@ type damageImage struct {
 	*powerWorld // people and rooms; its disk is the image
 	name        string
 	acked       []damageSend
-	state       []byte // what everyone reads of lists and people
+	state       []proto.Message // what everyone reads of lists and people
 }
 
 // fillImage lives through a few lives, so that there is something in every class
@@ -206,7 +206,7 @@ func fillImage(ctx context.Context, seed, n uint64, closed bool) (*damageImage, 
 		}
 		m.core = core
 		if life == 0 {
-			err = m.settle(ctx)
+			err = errors.Join(m.settle(ctx), m.awaitLists(ctx))
 		}
 		for round := 0; round < damageRounds && err == nil; round++ {
 			if err = m.say(ctx, damageMessages, false); err == nil {
@@ -226,6 +226,31 @@ func fillImage(ctx context.Context, seed, n uint64, closed bool) (*damageImage, 
 		}
 	}
 	return m, m.baseline(ctx)
+}
+
+// awaitLists waits until all rooms are in their members' lists, which they
+// reach by an outbox: what is compared later must have come to rest.
+func (m *damageImage) awaitLists(ctx context.Context) error {
+	want := 0
+	for _, room := range m.rooms {
+		want += len(room.members)
+	}
+	for end := time.Now().Add(damagePatience); ; time.Sleep(time.Millisecond) {
+		lists, err := m.lists(ctx, m.core)
+		if err != nil {
+			return err
+		}
+		listed := 0
+		for _, reply := range lists {
+			listed += len(reply.(*nodev1.QueryReply).GetListRooms().GetRooms())
+		}
+		if listed == want {
+			return nil
+		}
+		if time.Now().After(end) {
+			return fmt.Errorf("%d of %d rooms are listed after %v", listed, want, damagePatience)
+		}
+	}
 }
 
 // lastWords says a little more than the marks cover. Crashed, the disk is taken
@@ -458,8 +483,8 @@ func (m *damageImage) cases(cfg DamageConfig) (all []damageCase, err error) {
 		}
 		all = append(all, damageCase{class: class, kind: Empty, file: file})
 		places := max(cfg.Positions, 1)
-		if class.Files == "wal" || class.Files == "identity" {
-			places *= 6
+		if class.Files == "wal" || class.Files == "manifest" || class.Files == "identity" {
+			places *= 4
 		}
 		for p := range places {
 			for _, kind := range []DamageKind{FlipBit, Truncate} {
@@ -603,8 +628,10 @@ func (m *damageImage) live(ctx context.Context, core *node.Core) (outcome, []dam
 		o = byClients
 	default:
 		state, err := m.lists(ctx, core)
-		if err == nil && string(state) != string(m.state) {
-			return 0, nil, errors.New("lists of rooms, people or devices differ from before the damage, and nothing was said")
+		if err == nil {
+			if err := same(m.state, state); err != nil {
+				return 0, nil, fmt.Errorf("other lists than before the damage, and nothing was said: %w", err)
+			}
 		}
 		if err != nil && !owned(err) {
 			return 0, nil, fmt.Errorf("read the lists: %w", err)
@@ -834,7 +861,7 @@ func (w *powerWorld) readRoom(ctx context.Context, room powerRoom, member int) (
 
 // lists is everything that people read beside histories: their rooms with
 // unread counts, themselves, each other and their devices.
-func (m *damageImage) lists(ctx context.Context, core *node.Core) (all []byte, err error) {
+func (m *damageImage) lists(ctx context.Context, core *node.Core) (all []proto.Message, err error) {
 	for u, user := range m.users {
 		for _, q := range []*nodev1.Query{
 			{Kind: &nodev1.Query_ListRooms{ListRooms: &edgev1.ListRoomsRequest{}}},
@@ -850,10 +877,29 @@ func (m *damageImage) lists(ctx context.Context, core *node.Core) (all []byte, e
 			if err != nil {
 				return nil, fmt.Errorf("%T: %w", q.GetKind(), err)
 			}
-			if all, err = (proto.MarshalOptions{Deterministic: true}).MarshalAppend(all, reply); err != nil {
-				return nil, err
-			}
+			all = append(all, reply)
 		}
 	}
 	return all, nil
+}
+
+// same says where two looks at the lists differ first.
+func same(before, after []proto.Message) error {
+	if len(before) != len(after) {
+		return fmt.Errorf("%d answers before, now %d", len(before), len(after))
+	}
+	for i := range before {
+		if proto.Equal(before[i], after[i]) {
+			continue
+		}
+		a, b := strings.Fields(fmt.Sprint(before[i])), strings.Fields(fmt.Sprint(after[i]))
+		for n := range min(len(a), len(b)) {
+			if a[n] != b[n] {
+				from := max(n-3, 0)
+				return fmt.Errorf("answer %d, word %d: before …%.300v, now …%.300v", i, n, a[from:], b[from:])
+			}
+		}
+		return fmt.Errorf("answer %d: %d words before, now %d", i, len(a), len(b))
+	}
+	return nil
 }

@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"google.golang.org/protobuf/proto"
+
+	edgev1 "github.com/bongsu-im/bongsu/gen/bongsu/edge/v1"
 )
 
 // Invariant 6 over the whole core: damage is told of, or nothing is missing.
@@ -105,7 +107,7 @@ func TestDamageDrillNoticesSilence(t *testing.T) {
 		}
 		image.acked = acked
 	}
-	image.state = append(image.state, 0)
+	image.state[0] = &edgev1.User{}
 	if err := look(); err == nil || !strings.Contains(err.Error(), "lists") {
 		t.Errorf("other lists than before: %v", err)
 	}
