@@ -47,7 +47,7 @@ type Config struct {
 	// is reported as damaged, so that it is made again from the journal.
 	Layout uint32
 
-	CacheBytes        int64         // block cache of all shards; 64 MiB
+	CacheBytes        int64         // block cache of all shards, of which Pebble takes the memtables; 256 MiB
 	MemTableBytes     int64         // 32 MiB
 	FlushEvery        time.Duration // longest time between flushes while anything was written; 30 s
 	FlushBytes        int64         // bytes committed that bring a flush forward; 24 MiB
@@ -81,7 +81,7 @@ func (c Config) withDefaults() (Config, error) {
 		value *int64
 		want  int64
 	}{
-		{&c.CacheBytes, 64 << 20},
+		{&c.CacheBytes, 256 << 20},
 		{&c.MemTableBytes, 32 << 20},
 		{&c.FlushBytes, 24 << 20},
 		{&c.MaxUnflushedBytes, 96 << 20},
