@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"os"
 	"strings"
 
 	"github.com/alecthomas/kong"
@@ -14,6 +15,12 @@ func tomlKey(flag string) string { return strings.ReplaceAll(flag, "-", "_") }
 
 // Resolve implements kong.Resolver.
 func (t *tomlResolver) Resolve(_ *kong.Context, parent *kong.Path, flag *kong.Flag) (any, error) {
+	// kong asks a resolver before the environment; the file is the weaker one.
+	for _, name := range flag.Envs {
+		if value, set := os.LookupEnv(name); set && value != "" {
+			return nil, nil
+		}
+	}
 	key := tomlKey(flag.Name)
 	if parent != nil && parent.Command != nil {
 		if table, ok := t.values[parent.Command.Name].(map[string]any); ok {
