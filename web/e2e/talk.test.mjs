@@ -134,8 +134,19 @@ test('words that an old disk lacks are sent again by those who said them', { ski
   server.restore(copy);
   rmSync(copy, { recursive: true });
   await server.run();
+  // The server says when all are back: the pages show their own copies until
+  // they have noticed, and drop them while they repair.
+  const { accessToken } = await rpc(server, 'AccountService/SignIn', { login: a.login, password: 'correct-horse-battery', deviceName: 'witness' });
+  const { rooms } = await rpc(server, 'RoomService/ListRooms', {}, accessToken);
+  const { roomId } = rooms.find((r) => r.members.some((m) => m.login === b.login));
+  let back;
+  await until(async () => {
+    const { messages } = await rpc(server, 'MessageService/List', { roomId }, accessToken);
+    back = messages.map((m) => m.text);
+    return back.length === 4;
+  }, 40_000, 'all three are back on the server');
   for (const who of [a, b]) {
-    await until(async () => (await texts(who)).filter((t) => t.startsWith('will be lost')).length === 3 && (await who.page.getByText('보내는 중').count()) === 0 && (await who.page.locator('.banner').count()) === 0, 40_000, 'all three are back');
+    await until(async () => JSON.stringify(await texts(who)) === JSON.stringify(back) && (await who.page.getByText('보내는 중').count()) === 0 && (await who.page.locator('.banner').count()) === 0, 40_000, 'the page shows what the server has');
   }
   assert.deepEqual((await texts(a)).toSorted(), ['hello', 'will be lost 1', 'will be lost 2', 'will be lost 3']);
   assert.deepEqual(await texts(a), await texts(b), 'in one order for both');
