@@ -1,9 +1,11 @@
 package node
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"hash/crc32"
 	"os"
 	"path/filepath"
 	"syscall"
@@ -20,6 +22,14 @@ type identity struct {
 	Cell   uint16 `json:"cell"`
 	Node   uint64 `json:"node"`
 	Shards int    `json:"shards"`
+	// Check is the CRC-32C of the others: a flipped bit in the cell would give
+	// new IDs that belong to someone else.
+	Check uint32 `json:"check"`
+}
+
+// sum is the checksum of everything but itself.
+func (i identity) sum() uint32 {
+	return crc32.Checksum(fmt.Appendf(nil, "%d %d %d %d", i.Layout, i.Cell, i.Node, i.Shards), crc32.MakeTable(crc32.Castagnoli))
 }
 
 // Layout names the places in a data folder.
@@ -61,10 +71,14 @@ func (l Layout) claim(fs durable.FS, shards int) (id identity, release func(), e
 			return id, nil, fmt.Errorf("data folder %s has a journal but no node.json: restore it rather than begin anew", l.Dir)
 		}
 		id = identity{Layout: layoutVersion, Cell: 0, Node: 1, Shards: shards}
+		id.Check = id.sum()
 		err = l.write(fs, id)
 	}
 	if err == nil && id.Layout != layoutVersion {
 		err = fmt.Errorf("data folder %s has layout %d, this release knows %d", l.Dir, id.Layout, layoutVersion)
+	}
+	if err == nil && id.Check != id.sum() {
+		err = fmt.Errorf("%s is damaged: its checksum does not agree", l.identity())
 	}
 	if err == nil && (id.Shards < 1 || id.Shards > 256 || id.Node == 0) {
 		err = fmt.Errorf("%s is damaged: %d shards, node %d", l.identity(), id.Shards, id.Node)
@@ -81,7 +95,9 @@ func (l Layout) read(fs durable.FS) (id identity, err error) {
 	if err != nil {
 		return id, fmt.Errorf("read identity: %w", err)
 	}
-	if err := json.Unmarshal(b, &id); err != nil {
+	decoder := json.NewDecoder(bytes.NewReader(b))
+	decoder.DisallowUnknownFields() // a flipped bit in a name is damage, not a new field
+	if err := decoder.Decode(&id); err != nil {
 		return id, fmt.Errorf("%s is damaged: %w", l.identity(), err)
 	}
 	return id, nil

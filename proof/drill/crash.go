@@ -269,6 +269,16 @@ func (w *crashWorld) complain(format string, args ...any) {
 	}
 }
 
+// awaitFlying waits, a second at most, until some message is under way: a kill
+// between messages proves nothing.
+func (w *crashWorld) awaitFlying(ctx context.Context) {
+	for end := time.Now().Add(time.Second); w.flying.Load() == 0 && time.Now().Before(end); {
+		if !rest(ctx, 100*time.Microsecond) {
+			return
+		}
+	}
+}
+
 func (w *crashWorld) killAgainAndAgain(ctx context.Context) error {
 	began := time.Now()
 	var acked chan time.Time
@@ -278,6 +288,7 @@ func (w *crashWorld) killAgainAndAgain(ctx context.Context) error {
 		if !w.watch(ctx, wait) {
 			return ctx.Err()
 		}
+		w.awaitFlying(ctx)
 		w.gate.set(false)
 		w.inFlight = append(w.inFlight, w.flying.Load())
 		if err := w.server.Kill(); err != nil {
