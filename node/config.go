@@ -39,6 +39,9 @@ type Config struct {
 	Debug string
 	// Version of the release, for people who ask.
 	Version string
+	// ScrubEvery is how often both stores are read back in full to find damage
+	// (default 24 h, the first 10 minutes after the start; negative: never).
+	ScrubEvery time.Duration
 	// DrainTimeout bounds a graceful stop (default 10 s).
 	DrainTimeout time.Duration
 
@@ -74,6 +77,9 @@ func (c *Config) fill() error {
 	}
 	if c.DrainTimeout <= 0 {
 		c.DrainTimeout = 10 * time.Second
+	}
+	if c.ScrubEvery == 0 {
+		c.ScrubEvery = 24 * time.Hour
 	}
 	if c.Clock == nil {
 		c.Clock = clock.System{}

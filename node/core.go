@@ -79,6 +79,7 @@ func OpenCore(cfg Config, registry prometheus.Registerer) (_ *Core, err error) {
 	c.end = cancel
 	c.start(ctx, "view", c.View.Run)
 	c.start(ctx, "shards", c.Shards.Run)
+	c.start(ctx, "scrub", c.scrub)
 	return c, nil
 }
 

@@ -22,6 +22,7 @@ type serveCmd struct {
 	Debug        string        `help:"Second address for Go's profiles (/debug/pprof); keep it on loopback." placeholder:"HOST:PORT"`
 	LogFormat    string        `help:"text or json." enum:"text,json" default:"text"`
 	LogLevel     slog.Level    `help:"debug, info, warn or error." default:"info"`
+	ScrubEvery   time.Duration `help:"How often both stores are read back in full to find damage; negative: never." default:"24h"`
 	DrainTimeout time.Duration `help:"How long a stop waits for sessions to leave." default:"10s"`
 }
 
@@ -34,7 +35,7 @@ func (c *serveCmd) Run(ctx context.Context) error {
 	n, err := node.New(node.Config{
 		Data: c.Data, Listen: c.Listen, CertFile: c.TLSCert, KeyFile: c.TLSKey,
 		Origins: c.Origin, Shards: c.Shards, Echo: c.Echo, MetricsToken: c.MetricsToken, Debug: c.Debug,
-		Version: version, DrainTimeout: c.DrainTimeout, Logger: slog.New(handler),
+		Version: version, ScrubEvery: c.ScrubEvery, DrainTimeout: c.DrainTimeout, Logger: slog.New(handler),
 	})
 	if err != nil {
 		return err

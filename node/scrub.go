@@ -1,0 +1,51 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/bongsu-im/bongsu/journal"
+	"github.com/bongsu-im/bongsu/view"
+)
+
+// firstScrub is how long after the start the first scrub begins: a start has
+// better things to do.
+const firstScrub = 10 * time.Minute
+
+// scrub reads every block of both stores back now and then, so that damage is
+// found while there is still a whole copy to repair from, and not on the day
+// someone opens an old room. Damage fences the store, which says so.
+func (c *Core) scrub(ctx context.Context) error {
+	if c.config.ScrubEvery < 0 {
+		return nil
+	}
+	timer := time.NewTimer(min(firstScrub, c.config.ScrubEvery))
+	defer timer.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-timer.C:
+		}
+		c.scrubOnce(ctx)
+		timer.Reset(c.config.ScrubEvery)
+	}
+}
+
+func (c *Core) scrubOnce(ctx context.Context) {
+	began := time.Now()
+	var entries, bytes uint64
+	err := errors.Join(
+		c.Journal.Scrub(ctx, func(done uint64) { entries = done }),
+		c.View.Scrub(ctx, func(p view.Progress) { bytes = p.Done }),
+	)
+	took := time.Since(began).Round(time.Millisecond)
+	switch {
+	case ctx.Err() != nil, errors.Is(err, journal.ErrClosed), errors.Is(err, view.ErrClosed):
+	case err != nil:
+		c.config.Logger.Error("scrub found damage", "error", err, "took", took)
+	default:
+		c.config.Logger.Info("scrubbed: both stores are whole", "journal_entries", entries, "view_bytes", bytes, "took", took)
+	}
+}
