@@ -5,7 +5,7 @@ BUF := $(GO) tool -modfile=tools/go.mod buf
 LDFLAGS := -s -w -X main.version=$(shell git describe --always --dirty 2>/dev/null || echo dev)
 WEB_SOURCES := $(shell git ls-files -co --exclude-standard web 2>/dev/null | grep -v -e '^web/dist' -e '\.go$$')
 
-.PHONY: help run build client test check generate generated test-go test-race test-web test-e2e test-drill drill bench fuzz screenshots
+.PHONY: help run build client test check generate generated test-go test-race test-web test-e2e test-drill drill bench fuzz vuln screenshots
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -59,6 +59,9 @@ drill: build ## the drills in full: 100 kills, 1,000 power cuts
 bench: build ## first figures: W1 (100 senders) and W5 (history)
 	bin/bongsu bench send --senders 100
 	bin/bongsu bench history --messages 100000
+
+vuln: ## look up known vulnerabilities, where the database can be reached (CI with a network runs it beside test)
+	$(GO) tool -modfile=tools/go.mod govulncheck ./...
 
 fuzz: ## fuzz every decoder for 30 s each
 	$(GO) run ./internal/house/fuzzall -time 30s
