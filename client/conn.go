@@ -12,6 +12,8 @@ import (
 	"connectrpc.com/connect"
 	edgev1 "github.com/bongsu-im/bongsu/gen/bongsu/edge/v1"
 	"github.com/coder/websocket"
+
+	"github.com/bongsu-im/bongsu/internal/clock"
 )
 
 // ConnectOptions of a Conn. The zero value is fine.
@@ -217,24 +219,9 @@ func (n *Conn) live(ctx context.Context) error {
 			wait = n.opts.Backoff.wait(attempt, RetryAfter(err), n.client.cfg.Random)
 		}
 		logger.Debug("socket is down", "error", err, "retry_in", wait)
-		if !sleep(ctx, wait) {
+		if !clock.Sleep(ctx, wait) {
 			return ctx.Err()
 		}
-	}
-}
-
-// sleep returns false if ctx ended first.
-func sleep(ctx context.Context, d time.Duration) bool {
-	if d <= 0 {
-		return ctx.Err() == nil
-	}
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-t.C:
-		return true
-	case <-ctx.Done():
-		return false
 	}
 }
 

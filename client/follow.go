@@ -8,6 +8,8 @@ import (
 	"time"
 
 	edgev1 "github.com/bongsu-im/bongsu/gen/bongsu/edge/v1"
+
+	"github.com/bongsu-im/bongsu/internal/clock"
 )
 
 // HoleError says that the server's history of a room lacks messages that it
@@ -151,7 +153,7 @@ func (s *stream) catchUp(ctx context.Context, want uint64) {
 }
 
 func (s *stream) pause(ctx context.Context, attempt int, hint time.Duration) {
-	if !sleep(ctx, s.conn.opts.Backoff.wait(attempt, hint, s.conn.client.cfg.Random)) {
+	if !clock.Sleep(ctx, s.conn.opts.Backoff.wait(attempt, hint, s.conn.client.cfg.Random)) {
 		s.fail(ctx.Err())
 	}
 }

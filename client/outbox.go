@@ -11,6 +11,8 @@ import (
 	"connectrpc.com/connect"
 	edgev1 "github.com/bongsu-im/bongsu/gen/bongsu/edge/v1"
 	"github.com/bongsu-im/bongsu/internal/id"
+
+	"github.com/bongsu-im/bongsu/internal/clock"
 )
 
 // OutboxOptions of an Outbox. The zero value is fine.
@@ -317,7 +319,7 @@ func (o *Outbox) head(roomID string, l *lane, stop error) (Entry, bool) {
 func (o *Outbox) pause(e Entry, attempt int, err error) {
 	wait := max(o.opts.Backoff.wait(attempt, RetryAfter(err), o.conn.client.cfg.Random), o.budget.spend(time.Now()))
 	o.conn.client.cfg.Logger.Debug("message not acknowledged yet", "client_id", e.ClientID, "error", err, "retry_in", wait)
-	sleep(o.ctx, wait)
+	clock.Sleep(o.ctx, wait)
 }
 
 func (o *Outbox) attempt(l *link, e Entry) (*edgev1.SendResponse, error) {

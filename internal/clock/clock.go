@@ -5,6 +5,7 @@
 package clock
 
 import (
+	"context"
 	"crypto/rand"
 	"io"
 	"time"
@@ -27,3 +28,19 @@ type Source = io.Reader
 
 // Random is the operating system's cryptographic source.
 var Random Source = rand.Reader
+
+// Sleep waits for d and returns false if ctx ended first. Tests run it under
+// testing/synctest.
+func Sleep(ctx context.Context, d time.Duration) bool {
+	if d <= 0 {
+		return ctx.Err() == nil
+	}
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}

@@ -65,29 +65,25 @@ func SyncDir(fs FS, dir string) error {
 	return errors.Join(d.Sync(), d.Close())
 }
 
-// MkdirAll makes a folder and those above it that are missing, and makes their
-// names durable: a folder whose name was never synced goes with the power, and
-// everything fsynced inside it.
+// MkdirAll makes a folder with those above it and makes their names durable: a
+// folder whose name was never synced goes with the power, and everything
+// fsynced inside it. Folders that were there already are synced too: whoever
+// made them may have been killed before it came to that.
 func MkdirAll(fs FS, dir string, perm os.FileMode) error {
-	var missing []string
-	for d := dir; ; {
-		if _, err := fs.Stat(d); err == nil {
-			break
-		}
-		missing = append(missing, d)
-		parent := fs.PathDir(d)
-		if parent == d || parent == "." || parent == "" {
-			break
-		}
-		d = parent
-	}
 	if err := fs.MkdirAll(dir, perm); err != nil {
 		return err
 	}
-	for _, d := range missing {
-		if err := SyncDir(fs, fs.PathDir(d)); err != nil {
+	for {
+		parent := fs.PathDir(dir)
+		if parent == dir {
+			return nil
+		}
+		if err := SyncDir(fs, parent); err != nil {
+			if errors.Is(err, os.ErrPermission) {
+				return nil // not ours, so it was there before
+			}
 			return err
 		}
+		dir = parent
 	}
-	return nil
 }

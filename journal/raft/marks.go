@@ -278,15 +278,7 @@ func (m *marks) replace(name string, b []byte) error {
 	if err := m.fs.Rename(tmp, m.fs.PathJoin(m.dir, name)); err != nil {
 		return err
 	}
-	return syncDir(m.fs, m.dir)
-}
-
-func syncDir(fs durable.FS, name string) error {
-	d, err := fs.OpenDir(name)
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
+	return durable.SyncDir(m.fs, m.dir)
 }
 
 // close writes a last time, if it can, and refuses from then on.

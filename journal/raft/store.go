@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"os"
 	"sync"
 	"sync/atomic"
 
@@ -111,7 +110,7 @@ func (s *store) openPebble(c *Config) (err error) {
 	s.fs = durable.Watch(c.FS, func(err error) { s.trip(err) })
 	s.dir = c.FS.PathJoin(c.Dir, "log")
 	s.opts = c.pebbleOptions(s.fence, &fenceFS{FS: s.fs, f: s.fence})
-	if err := makeFolder(c.FS, s.dir); err != nil {
+	if err := durable.MkdirAll(c.FS, s.dir, 0o750); err != nil {
 		return fmt.Errorf("make folder of the journal store: %w", err)
 	}
 	s.db, err = pebble.Open(s.dir, s.opts)
@@ -119,27 +118,6 @@ func (s *store) openPebble(c *Config) (err error) {
 		return fmt.Errorf("open journal store: %w", err)
 	}
 	return nil
-}
-
-// makeFolder makes a folder with its parents and makes their names durable:
-// files synced in a folder that a power cut takes away are gone all the same.
-func makeFolder(fs durable.FS, dir string) error {
-	if err := fs.MkdirAll(dir, 0o750); err != nil {
-		return err
-	}
-	for {
-		parent := fs.PathDir(dir)
-		if parent == dir {
-			return nil
-		}
-		if err := syncDir(fs, parent); err != nil {
-			if errors.Is(err, os.ErrPermission) {
-				return nil // not ours, so it was there before
-			}
-			return err
-		}
-		dir = parent
-	}
 }
 
 // commit writes the batch, fsynced if sync is set. It returns nil only if the

@@ -835,7 +835,7 @@ func latest(old, news []damageSend) []damageSend {
 	return all
 }
 
-// readRoom is history with its refusals told apart.
+// readRoom reads a whole room as one member sees it. A refusal is a *refusedError.
 func (w *powerWorld) readRoom(ctx context.Context, room powerRoom, member int) ([]*edgev1.Message, error) {
 	var all []*edgev1.Message
 	after := uint64(0)

@@ -14,7 +14,6 @@ import (
 
 	"github.com/google/uuid"
 
-	edgev1 "github.com/bongsu-im/bongsu/gen/bongsu/edge/v1"
 	nodev1 "github.com/bongsu-im/bongsu/gen/bongsu/node/v1"
 	"github.com/bongsu-im/bongsu/internal/durable"
 	"github.com/bongsu-im/bongsu/internal/id"
@@ -402,7 +401,7 @@ func (w *powerWorld) readBack(ctx context.Context) error {
 	var sides []oracle.Side
 	for _, room := range w.rooms {
 		for _, member := range room.members[:2] {
-			messages, err := w.history(ctx, room, member)
+			messages, err := w.readRoom(ctx, room, member)
 			if err != nil {
 				return broken("room %s cannot be read by %s: %w", room.id, powerLogin(member), err)
 			}
@@ -423,28 +422,4 @@ func (w *powerWorld) readBack(ctx context.Context) error {
 	w.result.Acknowledged = len(acks)
 	w.result.judged(oracle.Judge(acks, sides))
 	return nil
-}
-
-// history reads a whole room as one member sees it.
-func (w *powerWorld) history(ctx context.Context, room powerRoom, member int) ([]*edgev1.Message, error) {
-	var all []*edgev1.Message
-	after := uint64(0)
-	for {
-		reply, err := w.core.Query(ctx, &nodev1.Query{
-			Actor: w.users[member].Bytes(),
-			Kind:  &nodev1.Query_History{History: &nodev1.HistoryQuery{RoomId: room.id.Bytes(), AfterSeq: &after, Limit: 200}},
-		})
-		if err == nil && reply.GetError() != nil {
-			err = fmt.Errorf("%s: %s", reply.GetError().GetCode(), reply.GetError().GetMessage())
-		}
-		if err != nil {
-			return nil, err
-		}
-		page := reply.GetHistory()
-		all = append(all, page.GetMessages()...)
-		if !page.GetHasMore() || len(page.GetMessages()) == 0 {
-			return all, nil
-		}
-		after = page.GetMessages()[len(page.GetMessages())-1].GetSeq()
-	}
 }

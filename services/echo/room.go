@@ -10,6 +10,8 @@ import (
 	"connectrpc.com/connect"
 	"github.com/bongsu-im/bongsu/client"
 	edgev1 "github.com/bongsu-im/bongsu/gen/bongsu/edge/v1"
+
+	"github.com/bongsu-im/bongsu/internal/clock"
 )
 
 // room is what the friend remembers of a room.
@@ -189,14 +191,14 @@ func (r *room) isFromPerson(ctx context.Context, sender string) (bool, error) {
 
 // answer marks, types, sends: in this order, see the package comment.
 func (r *room) answer(ctx context.Context, m *edgev1.Message, newest bool) error {
-	if !sleep(ctx, r.allowance.take(time.Now())) {
+	if !clock.Sleep(ctx, r.allowance.take(time.Now())) {
 		return ctx.Err()
 	}
 	if err := r.markRead(ctx, m.GetSeq()); err != nil {
 		return err
 	}
 	r.showTyping(ctx)
-	if newest && !sleep(ctx, r.friend.cfg.TypingPause) {
+	if newest && !clock.Sleep(ctx, r.friend.cfg.TypingPause) {
 		return ctx.Err()
 	}
 	return r.say(ctx, answerTo(m.GetText()), answerID(r.id, m.GetSeq()))
@@ -268,7 +270,7 @@ func try[T any](ctx context.Context, f *friend, roomID string, request func(cont
 			return answer, err
 		}
 		f.cfg.Logger.Debug("the echo friend tries again", "room", roomID, "error", err)
-		if !sleep(ctx, client.RetryAfter(err)+spread(roomID, attempt)) {
+		if !clock.Sleep(ctx, client.RetryAfter(err)+spread(roomID, attempt)) {
 			return answer, cmp.Or(ctx.Err(), err)
 		}
 	}
@@ -293,19 +295,4 @@ func spread(roomID string, attempt int) time.Duration {
 	_, _ = h.Write([]byte(roomID)) // a hash never fails
 	_, _ = h.Write([]byte{byte(attempt)})
 	return limit/2 + time.Duration(float64(limit/2)*float64(h.Sum32())/(1<<32))
-}
-
-// sleep returns false if ctx ended first.
-func sleep(ctx context.Context, d time.Duration) bool {
-	if d <= 0 {
-		return ctx.Err() == nil
-	}
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-t.C:
-		return true
-	case <-ctx.Done():
-		return false
-	}
 }
