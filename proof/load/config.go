@@ -28,6 +28,16 @@ type Config struct {
 	// Rate of Deliver in messages a second; 0 means 500. Pairs that share it; 0 means 200.
 	Rate  float64
 	Pairs int
+	// Members of Fanout's room, 10 of whom send; 0 means 100.
+	Members int
+	// Sessions of Idle; 0 means 10,000.
+	Sessions int
+	// Settle is how long Fanout waits after the last join, 0 meaning 30 s, and
+	// Idle after the last session, 0 meaning 20 s.
+	Settle time.Duration
+	// Ceiling of Send, Deliver and Fanout: the same is measured once more on a
+	// bare relay.
+	Ceiling bool
 	// Messages of History in the one room; 0 means 100,000.
 	Messages int
 	// Bytes of each message's text; 0 means 128.
@@ -39,6 +49,11 @@ type Config struct {
 	// Bound, if set, is the time for warm-up and window together, in place of both.
 	Bound time.Duration
 
+	// relay makes the run one of the ceiling: a relay takes the place of the
+	// server, the one at the URL relayAt or, if that is empty, a child.
+	relay   bool
+	relayAt string
+
 	// Progress is told how far preparations are, from one goroutine at a time.
 	Progress func(what string, done, total int)
 }
@@ -47,6 +62,8 @@ func (c *Config) setDefaults() error {
 	setDefault(&c.Senders, 100)
 	setDefault(&c.Rate, 500)
 	setDefault(&c.Pairs, 200)
+	setDefault(&c.Members, 100)
+	setDefault(&c.Sessions, 10_000)
 	setDefault(&c.Messages, 100_000)
 	setDefault(&c.Bytes, 128)
 	setDefault(&c.WarmUp, 8*time.Second)
@@ -64,6 +81,12 @@ func (c *Config) setDefaults() error {
 	switch {
 	case c.Senders > 8000 || c.Pairs > 8000:
 		return fmt.Errorf("at most 8,000 pairs: a process has 20,000 file descriptors")
+	case c.Members > 3000:
+		return fmt.Errorf("%d members: a group has at most 3,000", c.Members)
+	case c.Members < 2:
+		return fmt.Errorf("a room of one has nobody to fan out to")
+	case c.Ceiling && c.Target != "" && c.relayAt == "":
+		return fmt.Errorf("a ceiling is of the server's machine, which a target may not share")
 	case c.Rate > 1e6:
 		return fmt.Errorf("a rate of %g is beyond any generator", c.Rate)
 	case c.Rate*(c.WarmUp+c.Window).Seconds() > 50e6:

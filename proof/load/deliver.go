@@ -25,10 +25,11 @@ const maxInFlight = 50_000
 // an operation is a message at the other's socket, its latency counts from the
 // time at which it was meant to be sent. It passes if nothing failed or came
 // twice, and at least 99 % of what was offered arrived within the window.
-func Deliver(ctx context.Context, cfg Config) (_ Result, err error) {
-	if err := cfg.setDefaults(); err != nil {
-		return Result{}, err
-	}
+func Deliver(ctx context.Context, cfg Config) (Result, error) {
+	return withCeiling(ctx, cfg, deliver)
+}
+
+func deliver(ctx context.Context, cfg Config) (_ Result, err error) {
 	r, err := open(ctx, cfg, nil)
 	if err != nil {
 		return Result{}, err

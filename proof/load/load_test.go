@@ -15,7 +15,7 @@ import (
 
 func TestMain(m *testing.M) {
 	if kind := os.Getenv("LOAD_TEST_CHILD"); kind != "" {
-		child(kind, os.Args[1:])
+		playServer(kind, os.Args[1:])
 		return
 	}
 	goleak.VerifyTestMain(m)

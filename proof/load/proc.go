@@ -3,86 +3,31 @@ package load
 import (
 	"fmt"
 	"os"
-	"path/filepath"
 	"slices"
-	"strconv"
-	"strings"
 	"time"
+
+	"github.com/bongsu-im/bongsu/proof/child"
 )
 
-// ticksPerSecond is USER_HZ, the unit of /proc: 100 on every Linux that Go runs on.
-const ticksPerSecond = 100
-
-// usage is who has used how many ticks of CPU since some beginning.
+// usage is who has used how much CPU time since some beginning.
 type usage struct {
-	// total is of all CPUs: busy, idle and stolen.
-	total, idle, steal uint64
-	self               uint64 // this process
-	server             uint64 // its process and those it has waited for
-	serverKnown        bool
+	machine     child.Machine
+	self        time.Duration // this process
+	server      time.Duration
+	serverKnown bool
 }
 
 // readUsage reads /proc; server is a process ID, 0 for none.
-func readUsage(server int) (usage, error) {
-	var u usage
-	b, err := os.ReadFile("/proc/stat")
-	if err != nil {
-		return u, fmt.Errorf("read the machine's CPU time: %w", err)
-	}
-	if u.total, u.idle, u.steal, err = parseMachine(string(b)); err != nil {
+func readUsage(server int) (u usage, err error) {
+	if u.machine, err = child.ReadMachine(); err != nil {
 		return u, err
 	}
-	if u.self, err = processTicks(os.Getpid()); err != nil || server == 0 {
+	if u.self, err = child.CPU(os.Getpid()); err != nil || server == 0 {
 		return u, err
 	}
 	u.serverKnown = true
-	u.server, err = processTicks(server)
+	u.server, err = child.CPU(server)
 	return u, err
-}
-
-// parseMachine reads the first line of /proc/stat: "cpu user nice system idle
-// iowait irq softirq steal guest guest_nice". Guests are in user and nice.
-func parseMachine(stat string) (total, idle, steal uint64, err error) {
-	line, _, _ := strings.Cut(stat, "\n")
-	fields := strings.Fields(line)
-	if len(fields) < 9 || fields[0] != "cpu" {
-		return 0, 0, 0, fmt.Errorf("/proc/stat begins with %q", line)
-	}
-	var ticks [8]uint64
-	for i := range ticks {
-		if ticks[i], err = strconv.ParseUint(fields[1+i], 10, 64); err != nil {
-			return 0, 0, 0, fmt.Errorf("/proc/stat: %w", err)
-		}
-		total += ticks[i]
-	}
-	return total, ticks[3] + ticks[4], ticks[7], nil
-}
-
-func processTicks(pid int) (uint64, error) {
-	b, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(pid), "stat"))
-	if err != nil {
-		return 0, fmt.Errorf("read CPU time of process %d: %w", pid, err)
-	}
-	return parseProcess(string(b))
-}
-
-// parseProcess adds utime, stime, cutime and cstime of /proc/PID/stat (fields 14
-// to 17). The command's name, in parentheses, may hold anything.
-func parseProcess(stat string) (uint64, error) {
-	i := strings.LastIndexByte(stat, ')')
-	fields := strings.Fields(stat[i+1:]) // the first is field 3
-	if i < 0 || len(fields) < 15 {
-		return 0, fmt.Errorf("not a /proc/PID/stat: %q", stat)
-	}
-	var sum uint64
-	for _, f := range fields[11:15] {
-		ticks, err := strconv.ParseUint(f, 10, 64)
-		if err != nil {
-			return 0, fmt.Errorf("/proc/PID/stat: %w", err)
-		}
-		sum += ticks
-	}
-	return sum, nil
 }
 
 // shares of the machine between two usages, each 0 to 1.
@@ -93,18 +38,17 @@ type shares struct {
 }
 
 func (u usage) since(before usage) shares {
-	total := u.total - before.total
-	if u.total <= before.total {
+	m := u.machine.Sub(before.machine)
+	total := m.Busy + m.Idle + m.Steal
+	if total <= 0 {
 		return shares{}
 	}
-	of := func(ticks int64) float64 { return float64(max(ticks, 0)) / float64(total) }
-	d := func(now, then uint64) int64 { return int64(now - then) }
-	steal, self, server := d(u.steal, before.steal), d(u.self, before.self), d(u.server, before.server)
-	busy := int64(total) - d(u.idle, before.idle) - steal
+	of := func(d time.Duration) float64 { return max(0, d.Seconds()/total.Seconds()) }
+	self, server := u.self-before.self, u.server-before.server
 	return shares{
 		// Rounding of ticks can make the parts more than the whole.
-		other: of(busy - self - server), steal: of(steal), generator: of(self), server: of(server),
-		serverSeconds: float64(server) / ticksPerSecond, serverKnown: u.serverKnown && before.serverKnown,
+		other: of(m.Busy - self - server), steal: of(m.Steal), generator: of(self), server: of(server),
+		serverSeconds: server.Seconds(), serverKnown: u.serverKnown && before.serverKnown,
 	}
 }
 

@@ -27,8 +27,12 @@ type Result struct {
 	// ServerCPUPer1000 is CPU-seconds of the server for 1,000 operations; null
 	// if the server was not ours to look at.
 	ServerCPUPer1000 *float64 `json:"server_cpu_s_per_1000"`
-	// CeilingRatio is our rate by that of a bare relay.
-	CeilingRatio *float64 `json:"ceiling_ratio,omitempty"`
+	// CeilingRatio is our rate by that of a bare relay; null if that was not
+	// measured. In an open loop it says no more than who kept up: compare the
+	// latencies with those of Details.Ceiling.
+	CeilingRatio *float64 `json:"ceiling_ratio"`
+	// KiBPerSession is of idle; null if the server's memory was not ours to see.
+	KiBPerSession *float64 `json:"kib_per_session"`
 }
 
 // Details of a Result.
@@ -62,9 +66,49 @@ type Details struct {
 	FsyncMs float64 `json:"fsync_ms"`
 	SetupS  float64 `json:"setup_s"`
 	WarmUpS float64 `json:"warm_up_s"`
-	Goals   []Goal  `json:"goals,omitempty"`
+	// Fanout and Idle are of these workloads alone, Ceiling of a run whose
+	// ceiling was measured after it.
+	Fanout  *FanoutDetails  `json:"fanout,omitempty"`
+	Idle    *IdleDetails    `json:"idle,omitempty"`
+	Ceiling *CeilingFigures `json:"ceiling,omitempty"`
+	Goals   []Goal          `json:"goals,omitempty"`
 	// MeetsGoals is absent if there are none for this workload.
 	MeetsGoals *bool `json:"meets_goals,omitempty"`
+}
+
+// CeilingFigures are what the same generator measured on a bare relay.
+type CeilingFigures struct {
+	OpsPerS          float64  `json:"ops_per_s"`
+	P50Ms            float64  `json:"p50_ms"`
+	P99Ms            float64  `json:"p99_ms"`
+	Errors           int64    `json:"errors"`
+	ServerCPUPer1000 *float64 `json:"server_cpu_s_per_1000"`
+	OtherShare       float64  `json:"other_share"`
+	Counts           *bool    `json:"counts,omitempty"`
+}
+
+// FanoutDetails are about the sends and the faults of W3.
+type FanoutDetails struct {
+	AckPerS  float64 `json:"ack_per_s"`
+	AckP50Ms float64 `json:"ack_p50_ms"`
+	AckP99Ms float64 `json:"ack_p99_ms"`
+	// Missing deliveries of acknowledged messages; the deliveries that the
+	// server said it dropped (LagEvent); sockets that ended. All are errors.
+	Missing int64 `json:"missing"`
+	Lagged  int64 `json:"lagged"`
+	Ended   int64 `json:"ended"`
+}
+
+// IdleDetails are about W4. Memory is resident, in MiB.
+type IdleDetails struct {
+	Accounts    int     `json:"accounts"`
+	SignInMs    float64 `json:"sign_in_ms"`
+	SignInCPUMs float64 `json:"sign_in_cpu_ms"`
+	MemoryMiB   float64 `json:"memory_mib"`
+	BeforeMiB   float64 `json:"before_mib"`
+	SettleS     float64 `json:"settle_s"`
+	// Silent sessions did not answer a ping in the end: errors.
+	Silent int `json:"silent"`
 }
 
 // Goal is a figure to beat.
@@ -80,9 +124,13 @@ type figures struct{ opsPerS, p50Ms, p99Ms, cpuPer1000 float64 }
 
 var (
 	sendGoals    = map[int]figures{100: {10_000, 8, 30, 0.10}, 1000: {20_000, 0, 0, 0.06}}
+	fanoutGoals  = map[int]figures{100: {150_000, 0, 0, 0.0064}, 1000: {150_000, 0, 0, 0.0064}}
 	deliverGoals = map[int]figures{500: {495, 4, 15, 0}, 2000: {1980, 5, 27, 0}}
 	historyGoals = map[int]figures{100_000: {0, 0.5, 0, 0.3}}
 )
+
+// idleGoal is KiB a session of at least 10,000.
+const idleGoal = 6.0
 
 // judge compares with the goals, zero fields of which are none.
 func (r *Result) judge(f figures) {
@@ -129,6 +177,18 @@ func (r *Result) fill(w window, t *tally, l *latencies, before, after usage) {
 	}
 }
 
+// under says how far below the ceiling the result is.
+func (r *Result) under(c Result) {
+	r.Details.Ceiling = &CeilingFigures{
+		OpsPerS: c.OpsPerS, P50Ms: c.P50Ms, P99Ms: c.P99Ms, Errors: c.Errors,
+		ServerCPUPer1000: c.ServerCPUPer1000, OtherShare: c.Details.OtherShare, Counts: c.Details.Counts,
+	}
+	if c.OpsPerS > 0 {
+		ratio := round(r.OpsPerS/c.OpsPerS, 4)
+		r.CeilingRatio = &ratio
+	}
+}
+
 func round(v float64, digits int) float64 {
 	p := math.Pow10(digits)
 	return math.Round(v*p) / p
@@ -171,6 +231,24 @@ func (r Result) table() string {
 	}
 	if r.ServerCPUPer1000 != nil {
 		row("server CPU", "%.4f s for 1,000 (%.1f %% of the machine)", *r.ServerCPUPer1000, 100*d.ServerShare)
+	}
+	if f := d.Fanout; f != nil {
+		row("acknowledged", "%.1f /s · p50 %.3f ms · p99 %.3f ms", f.AckPerS, f.AckP50Ms, f.AckP99Ms)
+		if f.Missing+f.Lagged+f.Ended > 0 {
+			row("WRONG", "%d deliveries missing, %d dropped for lag, %d sockets ended", f.Missing, f.Lagged, f.Ended)
+		}
+	}
+	if i := d.Idle; i != nil {
+		if r.KiBPerSession != nil {
+			row("memory", "%.2f KiB a session: %.1f MiB before, %.1f MiB %.0f s after the last", *r.KiBPerSession, i.BeforeMiB, i.MemoryMiB, i.SettleS)
+		}
+		row("sign-in", "%.0f ms, %.0f ms of CPU (%d accounts)", i.SignInMs, i.SignInCPUMs, i.Accounts)
+		if i.Silent > 0 {
+			row("WRONG", "%d sessions did not answer in the end", i.Silent)
+		}
+	}
+	if c := d.Ceiling; c != nil && r.CeilingRatio != nil {
+		row("ceiling", "%.3f of a bare relay's %.1f /s, p50 %.3f ms, p99 %.3f ms", *r.CeilingRatio, c.OpsPerS, c.P50Ms, c.P99Ms)
 	}
 	verdict := "the server may be among the others"
 	switch {

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	edgev1 "github.com/bongsu-im/bongsu/gen/bongsu/edge/v1"
+	"github.com/bongsu-im/bongsu/proof/child"
 )
 
 // measured is a result of 20 operations in a window of 10 s, on a server that
@@ -19,8 +20,8 @@ func measured() Result {
 	for i := range 22 {
 		l.record(i, time.Duration(i+1)*time.Millisecond)
 	}
-	before := usage{total: 1000, idle: 500, self: 100, server: 200, serverKnown: true}
-	after := usage{total: 3000, idle: 1500, self: 300, server: 600, serverKnown: true}
+	before := usage{self: time.Second, server: 2 * time.Second, serverKnown: true}
+	after := usage{machine: child.Machine{Busy: 10 * time.Second, Idle: 10 * time.Second}, self: 3 * time.Second, server: 6 * time.Second, serverKnown: true}
 	r.fill(newWindow(time.Unix(0, 0), 5*time.Second, 10*time.Second), t, l, before, after)
 	return r
 }
@@ -59,8 +60,8 @@ func TestPrintEndsWithOneLineOfJSON(t *testing.T) {
 			t.Errorf("no %s in %s", k, last)
 		}
 	}
-	if _, ok := keys["ceiling_ratio"]; ok {
-		t.Error("a ceiling that was not measured")
+	if ratio, ok := keys["ceiling_ratio"]; !ok || ratio != nil {
+		t.Error("a ceiling that was not measured must be null")
 	}
 	out.Reset()
 	if err := r.Print(&out, false); err != nil || strings.Contains(out.String(), "{") {

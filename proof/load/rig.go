@@ -49,7 +49,14 @@ func open(ctx context.Context, cfg Config, prepare func(ctx context.Context, dir
 		r.http = &http.Client{Transport: transport}
 		r.onShut(transport.CloseIdleConnections)
 	}
-	if cfg.Target != "" {
+	switch {
+	case cfg.relay && cfg.relayAt != "":
+		r.server = &server{url: cfg.relayAt}
+		return r, nil
+	case cfg.relay:
+		r.server, err = startRelay(ctx, cfg.Bin, r.dir)
+		return r, err
+	case cfg.Target != "":
 		r.server = &server{url: cfg.Target}
 		return r, nil
 	}
@@ -152,20 +159,51 @@ type person struct {
 // people signs n accounts up (or in, on a server that knows them) and connects
 // them.
 func (r *rig) people(ctx context.Context, n int, login func(i int) string, options func(i int) client.ConnectOptions) ([]person, error) {
-	clients := make([]*client.Client, n)
-	progress := func(what string) func(done, total int) {
-		return func(done, total int) { r.cfg.Progress(what, done, total) }
+	clients, err := r.accounts(ctx, n, login)
+	if err != nil {
+		return nil, err
 	}
+	return r.connect(ctx, clients, options)
+}
+
+func (r *rig) progress(what string) func(done, total int) {
+	return func(done, total int) { r.cfg.Progress(what, done, total) }
+}
+
+// accounts signs n people up or in.
+func (r *rig) accounts(ctx context.Context, n int, login func(i int) string) ([]*client.Client, error) {
+	clients := make([]*client.Client, n)
 	parallel := max(signInParallel, runtime.NumCPU())
-	err := each(ctx, n, parallel, progress("accounts"), func(ctx context.Context, i int) (err error) {
+	err := each(ctx, n, parallel, r.progress("accounts"), func(ctx context.Context, i int) (err error) {
+		if r.cfg.relay {
+			clients[i], err = r.relayed(i)
+			return err
+		}
 		clients[i], err = r.enter(ctx, login(i))
 		return err
 	})
 	if err != nil {
 		return nil, fmt.Errorf("sign people in: %w", err)
 	}
-	out := make([]person, n)
-	err = each(ctx, n, 32, progress("sockets"), func(ctx context.Context, i int) error {
+	return clients, nil
+}
+
+// relayed returns a client that the relay takes for its number i.
+func (r *rig) relayed(i int) (*client.Client, error) {
+	c, err := client.New(client.Config{BaseURL: r.server.url, HTTPClient: r.http, Timeout: 30 * time.Second})
+	if err != nil {
+		return nil, err
+	}
+	r.onShut(c.Close)
+	// The refresh token is never shown to anyone: the session outlasts the run.
+	c.Resume(client.Session{UserID: relayName(i), AccessToken: relayName(i), RefreshToken: "none", ExpiresAt: time.Now().Add(240 * time.Hour)})
+	return c, nil
+}
+
+// connect brings clients online.
+func (r *rig) connect(ctx context.Context, clients []*client.Client, options func(i int) client.ConnectOptions) ([]person, error) {
+	out := make([]person, len(clients))
+	err := each(ctx, len(clients), 32, r.progress("sockets"), func(ctx context.Context, i int) error {
 		// The Conn outlives this call: it ends when the rig is shut.
 		conn := clients[i].Connect(context.WithoutCancel(ctx), options(i))
 		r.onShut(conn.Close)
@@ -237,6 +275,11 @@ func (r *rig) pairs(ctx context.Context, n int, tap func(i int, e *edgev1.Event)
 	pairs := make([]pair, n)
 	err = each(ctx, n, 32, func(int, int) {}, func(ctx context.Context, i int) error {
 		p := pair{from: people[2*i], to: people[2*i+1]}
+		if r.cfg.relay {
+			p.room = relayRoom(i)
+			pairs[i] = p
+			return nil
+		}
 		err := patiently(ctx, func() error {
 			room, err := p.from.OpenDirect(ctx, p.to.userID)
 			p.room = room.GetRoomId()

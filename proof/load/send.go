@@ -14,10 +14,11 @@ import (
 // Send measures W1: Senders pairs, both online, each sender with one message
 // outstanding; an operation is a message acknowledged. It passes if nothing
 // failed and each sender's messages kept their order.
-func Send(ctx context.Context, cfg Config) (_ Result, err error) {
-	if err := cfg.setDefaults(); err != nil {
-		return Result{}, err
-	}
+func Send(ctx context.Context, cfg Config) (Result, error) {
+	return withCeiling(ctx, cfg, send)
+}
+
+func send(ctx context.Context, cfg Config) (_ Result, err error) {
 	r, err := open(ctx, cfg, nil)
 	if err != nil {
 		return Result{}, err

@@ -34,7 +34,21 @@ const (
 )
 
 // startServer starts a child over the folder dir and waits until it is ready.
+// (proof/child would not do: it passes on our environment and starts no relay.)
 func startServer(ctx context.Context, bin, dir string) (*server, error) {
+	return startChild(ctx, bin, dir, func(address string) []string {
+		return []string{"serve", "--data", filepath.Join(dir, "data"), "--listen", address, "--echo=false"}
+	})
+}
+
+// startRelay starts the ceiling's relay, which logs to the folder dir.
+func startRelay(ctx context.Context, bin, dir string) (*server, error) {
+	return startChild(ctx, bin, dir, func(address string) []string {
+		return []string{"bench", "relay", "--listen", address}
+	})
+}
+
+func startChild(ctx context.Context, bin, dir string, args func(address string) []string) (*server, error) {
 	address, err := freeAddress()
 	if err != nil {
 		return nil, err
@@ -46,7 +60,7 @@ func startServer(ctx context.Context, bin, dir string) (*server, error) {
 	}
 	defer log.Close() // the child has its own descriptor
 	// Not CommandContext: it would kill where we want to ask first.
-	s.cmd = exec.Command(bin, "serve", "--data", filepath.Join(dir, "data"), "--listen", address, "--echo=false")
+	s.cmd = exec.Command(bin, args(address)...)
 	s.cmd.Stdout, s.cmd.Stderr, s.cmd.Env = log, log, plainEnvironment(os.Environ())
 	// A Ctrl-C at the terminal is for us; we then stop the child ourselves.
 	s.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}

@@ -13,8 +13,8 @@ import (
 	"time"
 )
 
-// child is this test binary playing the server's.
-func child(kind string, args []string) {
+// playServer is this test binary playing the server's.
+func playServer(kind string, args []string) {
 	want := []string{"serve", "--data", "", "--listen", "", "--echo=false"}
 	if len(args) != len(want) || args[0] != "serve" || args[1] != "--data" || args[3] != "--listen" || args[5] != "--echo=false" {
 		fmt.Println("bad arguments:", args)
@@ -42,7 +42,7 @@ func child(kind string, args []string) {
 	}
 }
 
-func startChild(t *testing.T, kind string) (*server, error) {
+func startPlayed(t *testing.T, kind string) (*server, error) {
 	t.Helper()
 	t.Setenv("LOAD_TEST_CHILD", kind)
 	t.Setenv("BONGSU_SHARDS", "1")
@@ -56,7 +56,7 @@ func startChild(t *testing.T, kind string) (*server, error) {
 func gone(pid int) bool { return syscall.Kill(pid, 0) != nil }
 
 func TestServerIsStoppedByAsking(t *testing.T) {
-	s, err := startChild(t, "willing")
+	s, err := startPlayed(t, "willing")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -76,7 +76,7 @@ func TestServerIsStoppedByAsking(t *testing.T) {
 }
 
 func TestServerThatDoesNotStopIsKilled(t *testing.T) {
-	s, err := startChild(t, "stubborn")
+	s, err := startPlayed(t, "stubborn")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -87,14 +87,14 @@ func TestServerThatDoesNotStopIsKilled(t *testing.T) {
 }
 
 func TestServerThatDiesSaysWhy(t *testing.T) {
-	if _, err := startChild(t, "dies"); err == nil || !strings.Contains(err.Error(), "no room on this disk") {
+	if _, err := startPlayed(t, "dies"); err == nil || !strings.Contains(err.Error(), "no room on this disk") {
 		t.Errorf("%v", err)
 	}
 }
 
 // A measurement whose server dies ends with what the server said.
 func TestGuard(t *testing.T) {
-	s, err := startChild(t, "willing")
+	s, err := startPlayed(t, "willing")
 	if err != nil {
 		t.Fatal(err)
 	}
