@@ -45,6 +45,7 @@ async function pair(optionsA, optionsB) {
   await a.sees('hello');
   await b.openRoom(a.name);
   await b.sees('hello');
+  assert.equal(await a.page.locator('li.notice').count(), 0, 'nobody is told to have been invited into a room of two');
   return { a, b };
 }
 
