@@ -160,7 +160,7 @@ func (c *benchRelayCmd) Run(ctx context.Context) error {
 type benchCompareCmd struct {
 	A      string   `arg:"" help:"Server binary." type:"existingfile"`
 	B      string   `arg:"" help:"The other." type:"existingfile"`
-	Rounds int      `help:"Runs of each, in turns." default:"3"`
+	Rounds int      `help:"Runs of each, in turns." default:"6"`
 	Seed   uint64   `help:"Seed of the runs and of the interval; 0 draws one."`
 	JSON   bool     `name:"json" help:"Print one JSON object as the last line of standard output."`
 	Bench  []string `arg:"" passthrough:"" help:"After --, a bench and its flags: -- send --senders 100."`

@@ -21,7 +21,7 @@ import (
 type CompareConfig struct {
 	// Self is our own binary, whose bench measures both; A and B are servers'.
 	Self, A, B string
-	// Rounds of one run each, A before B; 0 means 3.
+	// Rounds of one run each, A before B; 0 means 6.
 	Rounds int
 	// Bench is the arguments of bench, such as send --senders 100.
 	Bench []string
@@ -46,6 +46,8 @@ type ComparisonDetails struct {
 	B      string   `json:"b"`
 	Bench  []string `json:"bench"`
 	Rounds int      `json:"rounds"`
+	// Trusted: there were enough rounds for the intervals.
+	Trusted bool `json:"trusted"`
 	// Uncounted runs had others on the machine use more than a tenth of it.
 	Uncounted int          `json:"uncounted"`
 	Failed    int          `json:"failed"`
@@ -53,7 +55,8 @@ type ComparisonDetails struct {
 }
 
 // Comparable is one figure of both. Ratio is median B by median A; Low and High
-// bound it with 95 % confidence, as far as so few runs can tell.
+// bound it with 95 % confidence if there were enoughRounds: the bootstrap of
+// fewer draws the same few numbers again and again, and is too sure of itself.
 type Comparable struct {
 	Figure  string    `json:"figure"`
 	MedianA float64   `json:"median_a"`
@@ -65,10 +68,13 @@ type Comparable struct {
 	B       []float64 `json:"b"`
 }
 
+// enoughRounds for the interval to mean something.
+const enoughRounds = 6
+
 // Compare measures A B A B … with the same generator, each run in a process of
 // its own.
 func Compare(ctx context.Context, cfg CompareConfig) (Comparison, error) {
-	setDefault(&cfg.Rounds, 3)
+	setDefault(&cfg.Rounds, enoughRounds)
 	for cfg.Seed == 0 {
 		cfg.Seed = rand.Uint64()
 	}
@@ -98,6 +104,7 @@ func Compare(ctx context.Context, cfg CompareConfig) (Comparison, error) {
 	}
 	cfg.Progress("runs", 2*cfg.Rounds, 2*cfg.Rounds)
 	c := compare(a, b, cfg.Seed)
+	c.Details.Trusted = cfg.Rounds >= enoughRounds
 	c.Seconds = round(time.Since(began).Seconds(), 1)
 	c.Details.A, c.Details.B, c.Details.Bench, c.Details.Rounds = cfg.A, cfg.B, cfg.Bench, cfg.Rounds
 	return c, nil
@@ -226,6 +233,9 @@ func (c Comparison) Print(w io.Writer, asJSON bool) error {
 	fmt.Fprintf(&b, "  %-22s %12s %12s %8s  %s\n", "", "median A", "median B", "B/A", "95 %")
 	for _, f := range d.Figures {
 		fmt.Fprintf(&b, "  %-22s %12.4g %12.4g %8.3f  %.3f to %.3f\n", f.Figure, f.MedianA, f.MedianB, f.Ratio, f.Low, f.High)
+	}
+	if d.Rounds < enoughRounds {
+		fmt.Fprintf(&b, "  %d rounds are too few for the interval to be trusted: want %d\n", d.Rounds, enoughRounds)
 	}
 	if d.Failed > 0 {
 		fmt.Fprintf(&b, "  %d RUNS FAILED\n", d.Failed)

@@ -1,5 +1,6 @@
 // Package load measures a server from outside, through package client, as
-// anyone could: the workloads send (W1), deliver (W2) and history (W5).
+// anyone could: the workloads send (W1), deliver (W2), fanout (W3), idle (W4)
+// and history (W5).
 //
 // Vocabulary. A closed loop has a fixed number of operations outstanding: the
 // next begins when one ends, so its latencies tell how the server is, and its
@@ -17,6 +18,10 @@
 // A run uses a server of its own, started on a free loopback port over a fresh
 // temporary folder on the disk that os.TempDir names, and stopped by its
 // process ID; or the server of Config.Target, whose CPU is then not known.
+//
+// The ceiling is the same generator's figure on a bare relay, which stores and
+// decides nothing: what the machine allows. A comparison runs two servers in
+// turns, for what else the machine does changes by the minute.
 //
 // Concurrency: a measurement is one call that owns all it starts and waits for
 // it. Two at once on one machine measure each other.

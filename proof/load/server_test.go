@@ -3,6 +3,7 @@ package load
 import (
 	"context"
 	"fmt"
+	"net"
 	"net/http"
 	"os"
 	"os/signal"
@@ -15,6 +16,14 @@ import (
 
 // playServer is this test binary playing the server's.
 func playServer(kind string, args []string) {
+	switch kind {
+	case "relay":
+		playRelay(args)
+		return
+	case "bench":
+		playBench(args)
+		return
+	}
 	want := []string{"serve", "--data", "", "--listen", "", "--echo=false"}
 	if len(args) != len(want) || args[0] != "serve" || args[1] != "--data" || args[3] != "--listen" || args[5] != "--echo=false" {
 		fmt.Println("bad arguments:", args)
@@ -106,5 +115,22 @@ func TestGuard(t *testing.T) {
 	<-ctx.Done()
 	if err := context.Cause(ctx); !strings.Contains(err.Error(), "ended by itself") {
 		t.Errorf("cause %v", err)
+	}
+}
+
+func playRelay(args []string) {
+	if len(args) != 4 || !slices.Equal(args[:3], []string{"bench", "relay", "--listen"}) {
+		fmt.Println("bad arguments:", args)
+		os.Exit(2)
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
+	defer stop()
+	l, err := net.Listen("tcp", args[3])
+	if err == nil {
+		err = Relay(ctx, l)
+	}
+	if err != nil {
+		fmt.Println(err)
+		os.Exit(2)
 	}
 }
