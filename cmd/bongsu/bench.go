@@ -127,7 +127,8 @@ func (c *benchIdleCmd) Run(ctx context.Context) error {
 
 type benchCeilingCmd struct {
 	benchFlags
-	Senders int `help:"Pairs of people, as in send." default:"100" xor:"kind"`
+	// No defaults: a flag that has one counts as given beside the other.
+	Senders int `help:"Pairs of people, as in send; 100 without either." xor:"kind"`
 	Members int `help:"Members of a room, as in fanout." xor:"kind"`
 }
 
@@ -137,7 +138,7 @@ func (c *benchCeilingCmd) Run(ctx context.Context) error {
 	switch {
 	case c.Target != "":
 		return errors.New("a ceiling is of this machine, not of a target")
-	case c.Senders < 1 || c.Members < 0 || c.Members == 1:
+	case c.Senders < 0 || c.Members < 0 || c.Members == 1:
 		return fmt.Errorf("%d senders, %d members: want at least 1 sender or 2 members", c.Senders, c.Members)
 	}
 	cfg.Senders, cfg.Members = c.Senders, c.Members

@@ -22,11 +22,13 @@ import (
 
 // The relay is the ceiling: what a machine can do with the server's WebSocket
 // library and this generator when nothing is decided, stored or checked. It
-// speaks just enough of the protocol for the same generator to drive it: the
-// bytes of a message are spliced, never decoded. A frame to the room pair-N
-// goes on to the partner and back to its sender, one to relayEveryone on to
-// all, and then back. Access tokens are relayName(i), where i and i^1 are
-// partners.
+// hands each frame on at once; a server that gathers what waits for a socket
+// into fewer writes can outdo it where frames are many (W3): then the ratio is
+// above 1, and says that the machine's limit lies elsewhere. It speaks just
+// enough of the protocol for the same generator to drive it: the bytes of a
+// message are spliced, never decoded. A frame to the room pair-N goes on to
+// the partner and back to its sender, one to relayEveryone on to all, and then
+// back. Access tokens are relayName(i), where i and i^1 are partners.
 const (
 	relayEveryone = "everyone"
 	relayPair     = "pair-"
