@@ -149,6 +149,11 @@ func (c *Core) Do(ctx context.Context, cmd *nodev1.Command) (*nodev1.Reply, erro
 	return c.Shards.Do(ctx, cmd)
 }
 
+// Begin implements gateway.Backend.
+func (c *Core) Begin(cmd *nodev1.Command, deadline time.Time, done func(*nodev1.Reply, error)) {
+	c.Shards.Begin(cmd, deadline, done)
+}
+
 // Query implements gateway.Backend.
 func (c *Core) Query(ctx context.Context, q *nodev1.Query) (*nodev1.QueryReply, error) {
 	return c.Shards.Query(ctx, q)

@@ -82,16 +82,16 @@ func (o *owner) processSome(ctx context.Context, lease journal.Lease, requests [
 // past all containment in package chat, the stage cannot be trusted: that
 // command is refused, and again holds the others, to be decided on a new stage.
 func (o *owner) decide(b *batch, requests []*request) (rest, again []*request, err error) {
-	mark := o.view.Mark()
+	mark, now := o.view.Mark(), time.Now()
 	for i, r := range requests {
 		if len(b.answered) > 0 && b.bytes >= o.set.cfg.BatchBytes {
 			return requests[i:], nil, nil
 		}
-		if r.ctx.Err() != nil {
+		if r.over(now) {
 			r.settle(o.inbox.refuse(timedOut), nil)
 			continue
 		}
-		o.metrics.wait.Observe(time.Since(r.arrived).Seconds())
+		o.metrics.wait.Observe(now.Sub(r.arrived).Seconds())
 		out, fault, err := o.safeStep(b, r.cmd)
 		if fault != "" {
 			o.metrics.panics.Inc()

@@ -5,37 +5,11 @@ import (
 	"fmt"
 	"slices"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	nodev1 "github.com/bongsu-im/bongsu/gen/bongsu/node/v1"
 	"google.golang.org/protobuf/proto"
 )
-
-// request is one command on its way. Its fate is settled once: the owner takes
-// it, or its sender withdraws it before that (then nothing was done, for sure).
-type request struct {
-	ctx     context.Context // the sender's; kept because the owner judges its deadline
-	cmd     *nodev1.Command
-	bytes   int
-	arrived time.Time
-	fate    atomic.Int32
-	answer  chan answer // holds one, so that the owner never waits for a sender
-}
-
-const (
-	fateWaiting = iota
-	fateTaken
-	fateWithdrawn
-)
-
-// answer has either a reply or an error (outcome unknown).
-type answer struct {
-	reply *nodev1.Reply
-	err   error
-}
-
-func (r *request) settle(reply *nodev1.Reply, err error) { r.answer <- answer{reply, err} }
 
 // inbox holds the commands that wait for a shard's owner, bounded by count and
 // by encoded bytes.
@@ -49,7 +23,16 @@ type inbox struct {
 	queue  []*request
 	bytes  int
 	closed *reason // why nothing is admitted; nil while it is
+	// timed are those requests of Begin that may still have to be told that
+	// their time is over; sweeping tells that a timer will look at them.
+	timed    []*request
+	sweeping bool
 }
+
+// sweepEvery is how late, at most, a request of Begin is told that its time is
+// over. One timer a shard looks after all of them: a timer of its own would
+// cost each more than its place in the queue.
+const sweepEvery = 50 * time.Millisecond
 
 func newInbox(cfg Config, m *shardMetrics) *inbox {
 	return &inbox{
@@ -67,25 +50,85 @@ func (in *inbox) do(ctx context.Context, cmd *nodev1.Command) (*nodev1.Reply, er
 	if ctx.Err() != nil {
 		return in.refuse(timedOut), nil
 	}
-	r := &request{ctx: ctx, cmd: cmd, bytes: proto.Size(cmd), arrived: time.Now(), answer: make(chan answer, 1)}
+	type answer struct {
+		reply *nodev1.Reply
+		err   error
+	}
+	answered := make(chan answer, 1) // holds one, so that the owner never waits
+	r := &request{
+		ctx: ctx, cmd: cmd, bytes: proto.Size(cmd), arrived: time.Now(),
+		done: func(reply *nodev1.Reply, err error) { answered <- answer{reply, err} },
+	}
 	if why := in.put(r); why != nil {
 		return in.refuse(*why), nil
 	}
 	select {
-	case a := <-r.answer:
+	case a := <-answered:
 		return a.reply, a.err
 	case <-ctx.Done():
 	}
-	if r.fate.CompareAndSwap(fateWaiting, fateWithdrawn) {
+	switch {
+	case r.withdraw():
 		return in.refuse(timedOut), nil
+	case r.abandon():
+		return nil, in.unknown(context.Cause(ctx))
 	}
-	select {
-	case a := <-r.answer: // it came at the same moment
-		return a.reply, a.err
-	default:
+	a := <-answered // it came at the same moment
+	return a.reply, a.err
+}
+
+// begin puts the command in and returns; done hears the answer, or that the
+// deadline has passed, which is a definite refusal only if the owner had not
+// begun. done may be called before begin returns.
+func (in *inbox) begin(cmd *nodev1.Command, deadline time.Time, done func(*nodev1.Reply, error)) {
+	now := time.Now()
+	if !now.Before(deadline) {
+		done(in.refuse(timedOut), nil)
+		return
 	}
+	r := &request{deadline: deadline, cmd: cmd, bytes: proto.Size(cmd), arrived: now, done: done}
+	if why := in.put(r); why != nil {
+		done(in.refuse(*why), nil)
+	}
+}
+
+func (in *inbox) unknown(cause error) error {
 	in.metrics.unknown.Inc()
-	return nil, fmt.Errorf("shard: outcome unknown: %w", context.Cause(ctx))
+	return fmt.Errorf("shard: outcome unknown: %w", cause)
+}
+
+// sweep tells those whose deadline has passed, forgets those that have been
+// answered, and looks again later if any are left.
+func (in *inbox) sweep() {
+	now := time.Now()
+	var late []*request
+	in.mu.Lock()
+	kept := in.timed[:0]
+	for _, r := range in.timed {
+		switch {
+		case r.fate.Load() == fateSettled:
+		case r.over(now):
+			late = append(late, r)
+		default:
+			kept = append(kept, r)
+		}
+	}
+	clear(in.timed[len(kept):])
+	in.timed = kept
+	if in.sweeping = len(kept) > 0; in.sweeping {
+		time.AfterFunc(sweepEvery, in.sweep)
+	} else {
+		in.timed = nil // lets go of a burst's memory
+	}
+	in.mu.Unlock()
+	for _, r := range late {
+		switch {
+		case r.withdraw():
+			r.done(in.refuse(timedOut), nil)
+		case r.abandon():
+			r.done(nil, in.unknown(context.DeadlineExceeded))
+		}
+	}
 }
 
 func (in *inbox) refuse(why reason) *nodev1.Reply {
@@ -105,6 +148,13 @@ func (in *inbox) put(r *request) *reason {
 	}
 	in.queue = append(in.queue, r)
 	in.bytes += r.bytes
+	if !r.deadline.IsZero() {
+		in.timed = append(in.timed, r)
+		if !in.sweeping {
+			in.sweeping = true
+			time.AfterFunc(sweepEvery, in.sweep)
+		}
+	}
 	in.metrics.depth.Set(float64(len(in.queue)))
 	signal(in.wake)
 	return nil
@@ -136,7 +186,7 @@ func (in *inbox) drain() []*request {
 		}
 		n++
 		in.bytes -= r.bytes
-		if r.fate.CompareAndSwap(fateWaiting, fateTaken) {
+		if r.take() {
 			bytes += r.bytes
 			batch = append(batch, r)
 		}
@@ -172,7 +222,7 @@ func (in *inbox) close(why reason) {
 	in.cut(len(in.queue))
 	in.mu.Unlock()
 	for _, r := range waiting {
-		if r.fate.CompareAndSwap(fateWaiting, fateTaken) {
+		if r.take() {
 			r.settle(in.refuse(why), nil)
 		}
 	}

@@ -72,6 +72,12 @@ func gated(t *testing.T, tune func(*Config)) (w *world, g *gate, room id.ID, fir
 	return w, g, room, first
 }
 
+// answer is what a sender hears.
+type answer struct {
+	reply *nodev1.Reply
+	err   error
+}
+
 func (w *world) later(ctx context.Context, cmd *nodev1.Command) <-chan answer {
 	c := make(chan answer, 1)
 	go func() {
@@ -184,6 +190,93 @@ func TestDeadlines(t *testing.T) {
 		close(g.pass)
 		w.checkFeed(true)
 		w.end()
+	})
+}
+
+// begin is later for a sender that does not wait.
+func (w *world) begin(within time.Duration, cmd *nodev1.Command) <-chan answer {
+	c := make(chan answer, 2) // a second one is a fault, which the reader finds
+	w.set.Begin(cmd, time.Now().Add(within), func(reply *nodev1.Reply, err error) { c <- answer{reply, err} })
+	return c
+}
+
+// once takes the answer and makes sure that there is no second.
+func once(t *testing.T, c <-chan answer) answer {
+	t.Helper()
+	a := <-c
+	synctest.Wait()
+	select {
+	case b := <-c:
+		t.Errorf("answered twice: %v, %v and then %v, %v", a.reply, a.err, b.reply, b.err)
+	default:
+	}
+	return a
+}
+
+func TestBegin(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w, g, room, first := gated(t, func(c *Config) { c.InboxCommands = 4 })
+		ann := user("ann")
+		// Begun in this order, decided in this order.
+		second, third := w.begin(time.Hour, send(ann, room, 2, "second")), w.begin(time.Hour, send(ann, room, 3, "third"))
+		waiting := w.begin(time.Second, send(ann, room, 4, "given up"))
+		fourth := w.begin(time.Hour, send(ann, room, 5, "fourth"))
+		if a := once(t, w.begin(time.Hour, send(ann, room, 6, "one too many"))); reasonIn(a.reply) != "queue_full" {
+			t.Errorf("with a full inbox: %v, %v", a.reply, a.err)
+		}
+		if a := once(t, w.begin(0, send(ann, room, 7, "too late"))); reasonIn(a.reply) != "deadline" {
+			t.Errorf("begun after its deadline: %v, %v", a.reply, a.err)
+		}
+		began := time.Now()
+		if a := once(t, waiting); a.err != nil || reasonIn(a.reply) != "deadline" {
+			t.Errorf("a withdrawn command: %v, %v", a.reply, a.err)
+		}
+		if took := time.Since(began); took > time.Second+sweepEvery {
+			t.Errorf("told after %v that its second is over", took)
+		}
+		g.pass <- struct{}{}
+		if a := <-first; a.reply.GetMessage().GetSeq() != 1 {
+			t.Errorf("first: %v, %v", a.reply, a.err)
+		}
+		<-g.entered
+		g.pass <- struct{}{}
+		for i, c := range []<-chan answer{second, third, fourth} {
+			if a := once(t, c); a.err != nil || a.reply.GetMessage().GetSeq() != uint64(i)+2 {
+				t.Errorf("command %d: %v, %v", i+2, a.reply, a.err)
+			}
+		}
+		// Taken into a batch whose append is under way: unknown, and it is done all the same.
+		taken := w.begin(time.Second, send(ann, room, 8, "fifth"))
+		<-g.entered
+		if a := once(t, taken); a.err == nil || !errors.Is(a.err, context.DeadlineExceeded) {
+			t.Errorf("out of time in flight: %v, %v", a.reply, a.err)
+		}
+		g.pass <- struct{}{}
+		again := w.begin(time.Hour, send(ann, room, 8, "fifth again"))
+		if a := once(t, again); a.reply.GetMessage().GetText() != "fifth" || a.reply.GetMessage().GetSeq() != 5 {
+			t.Errorf("begun again: %v, %v", a.reply, a.err)
+		}
+		// The owner lets go of all of it.
+		time.Sleep(2 * sweepEvery)
+		for _, o := range w.set.owners {
+			o.inbox.mu.Lock()
+			if len(o.inbox.timed) > 0 || o.inbox.sweeping {
+				t.Errorf("%d requests are still looked after", len(o.inbox.timed))
+			}
+			o.inbox.mu.Unlock()
+		}
+		// A command of nowhere is refused at once.
+		if a := once(t, w.begin(time.Hour, &nodev1.Command{})); a.reply.GetError() == nil {
+			t.Errorf("an empty command: %v, %v", a.reply, a.err)
+		}
+		close(g.pass)
+		w.checkFeed(true)
+		ended := w.set
+		w.end()
+		w.set = ended
+		if a := once(t, w.begin(time.Hour, send(ann, room, 9, "x"))); reasonIn(a.reply) != "draining" {
+			t.Errorf("after the end: %v, %v", a.reply, a.err)
+		}
 	})
 }
 

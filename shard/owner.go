@@ -52,7 +52,6 @@ func newOwner(s *Set, n int) *owner {
 	}
 	o.status.set(&starting, errors.New("starting"))
 	o.inbox = newInbox(s.cfg, o.metrics)
-	o.applied.init()
 	o.pump = newPump(o)
 	return o
 }
@@ -218,20 +217,23 @@ func (s *status) reason() *reason {
 // broadcast wakes everyone who waits; wait before looking.
 type broadcast struct {
 	mu sync.Mutex
-	c  chan struct{}
+	c  chan struct{} // nil while nobody waits, as is usual
 }
-
-func (b *broadcast) init() { b.c = make(chan struct{}) }
 
 func (b *broadcast) wait() <-chan struct{} {
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	if b.c == nil {
+		b.c = make(chan struct{})
+	}
 	return b.c
 }
 
 func (b *broadcast) wake() {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	close(b.c)
-	b.c = make(chan struct{})
+	if b.c != nil {
+		close(b.c)
+		b.c = nil
+	}
 }

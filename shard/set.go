@@ -9,7 +9,7 @@
 // publishes the feed (DESIGN §4). A refusal is a definite no with nothing
 // changed; an error of Do means that the outcome is unknown (invariant 4).
 //
-// Concurrency: Do, Query, Ready and the rest of Set may be called from any
+// Concurrency: Do, Begin, Query, Ready and the rest of Set may be called from any
 // goroutine. What an owner holds is touched by its goroutine alone, except the
 // inbox, the status and the mark's broadcast, which have locks of their own; no
 // lock is held while another is taken. Feed is called from the owners'
@@ -188,6 +188,20 @@ func (s *Set) Do(ctx context.Context, cmd *nodev1.Command) (*nodev1.Reply, error
 		return refusal, nil
 	}
 	return o.inbox.do(ctx, cmd)
+}
+
+// Begin is Do for callers that must not wait: done is called exactly once, from
+// any goroutine, perhaps before Begin returns, and must not block. Once the
+// deadline has passed, and at most 50 ms later, it hears a refusal if nothing
+// was begun, else that the outcome is unknown. Commands of one shard that are
+// begun by one goroutine are decided in that order.
+func (s *Set) Begin(cmd *nodev1.Command, deadline time.Time, done func(*nodev1.Reply, error)) {
+	o, refusal := s.route(cmd)
+	if refusal != nil {
+		done(refusal, nil)
+		return
+	}
+	o.inbox.begin(cmd, deadline, done)
 }
 
 func (s *Set) route(cmd *nodev1.Command) (*owner, *nodev1.Reply) {
