@@ -31,11 +31,13 @@ type owner struct {
 	applied broadcast // wakes queries that wait for a position
 	pump    *pump
 
-	// started is set once the first lease has been caught up with: what is
-	// applied after that is news to someone and is published. Goroutine only.
+	// started is set once the view has caught up with the journal for the first
+	// time: what is applied after that is news to someone and is published.
+	// Goroutine only.
 	started bool
-	// leased is started for other goroutines.
-	leased    atomic.Bool
+	// current is started for other goroutines; owned tells that this node decides.
+	current   atomic.Bool
+	owned     atomic.Bool
 	witnessed witnesses
 	// step is chat.Step; tests put faults in its place.
 	step func(chat.Tx, chat.Meta, *nodev1.Command) (chat.Outcome, error)
@@ -81,15 +83,17 @@ var errReignOver = errors.New("shard: ownership ended")
 
 // reign is one ownership, from its lease to its end.
 func (o *owner) reign(ctx context.Context) error {
-	lease, err := o.lease(ctx)
+	lease, err := o.follow(ctx)
 	if err != nil {
-		return fmt.Errorf("wait for ownership: %w", err)
+		return fmt.Errorf("follow: %w", err)
 	}
 	if err := o.catchUp(ctx, lease); err != nil {
 		return err
 	}
 	o.started = true
-	o.leased.Store(true)
+	o.current.Store(true)
+	o.owned.Store(true)
+	defer o.owned.Store(false)
 	o.open(ctx)
 	o.pump.serve(true)
 	defer o.pump.serve(false)
@@ -101,8 +105,8 @@ func (o *owner) reign(ctx context.Context) error {
 // server.
 func (o *owner) lease(ctx context.Context) (journal.Lease, error) {
 	impatient := time.AfterFunc(o.set.cfg.LeaseGrace, func() {
-		if !o.leased.Load() {
-			return // nothing is admitted before the first lease anyway
+		if !o.current.Load() {
+			return // nothing is admitted yet anyway
 		}
 		if o.status.setIf(&notOwner, errors.New("waiting for ownership")) {
 			o.inbox.close(notOwner)

@@ -68,18 +68,19 @@ func (s *Set) await(ctx context.Context, positions []*edgev1.Position) *reason {
 		}
 		o := s.owners[p.GetShard()]
 		for {
-			applied := o.applied.wait()
+			changed := o.applied.wait()
 			// The index alone proves nothing: after a lost tail another history
-			// has an entry of that number. There is nothing to wait for then, as
-			// this node, alone in its group, knows the end; hello tells the client.
-			if o.lost(p) {
+			// has an entry of that number. An owner knows the end and need not
+			// wait for what will never come; hello tells the client.
+			applied := o.view.Mark().GetIndex() >= p.GetIndex()
+			if (applied || o.owned.Load()) && o.lost(p) {
 				return &behind
 			}
-			if o.view.Mark().GetIndex() >= p.GetIndex() {
+			if applied {
 				break
 			}
 			select {
-			case <-applied:
+			case <-changed:
 			case <-ctx.Done():
 				return &behind
 			}
@@ -262,9 +263,9 @@ func (v *views) positions(k *edgev1.HelloRequest) (*nodev1.QueryReply, error) {
 			continue
 		}
 		o := v.set.owners[p.GetShard()]
-		if !o.leased.Load() {
-			// Before the first lease the journal may not know its own end yet.
-			return nil, &notReadyError{starting}
+		if !o.owned.Load() {
+			// Only the owner knows the journal's end.
+			return nil, &notReadyError{*cmp.Or(o.status.reason(), &notOwner)}
 		}
 		if o.lost(p) {
 			out.Lost = append(out.Lost, p)

@@ -1,0 +1,186 @@
+package shard
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	nodev1 "github.com/bongsu-im/bongsu/gen/bongsu/node/v1"
+	"github.com/bongsu-im/bongsu/internal/durable"
+	"github.com/bongsu-im/bongsu/internal/id"
+	"github.com/bongsu-im/bongsu/journal"
+	"github.com/bongsu-im/bongsu/journal/memory"
+)
+
+// seat decides which of several nodes on one journal owns the shards.
+type seat struct {
+	disk  *memory.Store
+	mu    sync.Mutex
+	who   string
+	moved chan struct{}
+}
+
+// give moves the ownership; the lease of the one before ends.
+func (s *seat) give(who string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.disk.Usurp(0) // the term grows
+	s.who = who
+	close(s.moved)
+	s.moved = make(chan struct{})
+}
+
+// as is the journal as one node sees it.
+func (s *seat) as(who string) func(journal.Journal) journal.Journal {
+	return func(j journal.Journal) journal.Journal { return &seatJournal{j, s, who} }
+}
+
+type seatJournal struct {
+	journal.Journal
+	seat *seat
+	who  string
+}
+
+func (j *seatJournal) Log(n journal.ShardID) journal.Log {
+	return &seatLog{j.Journal.Log(n), j.seat, j.who}
+}
+
+type seatLog struct {
+	journal.Log
+	seat *seat
+	who  string
+}
+
+func (l *seatLog) Lease(ctx context.Context) (journal.Lease, error) {
+	for {
+		l.seat.mu.Lock()
+		mine, moved := l.seat.who == l.who, l.seat.moved
+		l.seat.mu.Unlock()
+		if mine {
+			return l.Log.Lease(ctx)
+		}
+		select {
+		case <-moved:
+		case <-ctx.Done():
+			return journal.Lease{}, ctx.Err()
+		}
+	}
+}
+
+func (l *seatLog) SetMark(journal.Mark) {} // the two would overwrite each other's
+
+// node is one more machine on a world's journal.
+type node struct {
+	*world
+	stop func()
+}
+
+// join starts a second node that does not own anything.
+func (w *world) join(s *seat, who string) *node {
+	w.t.Helper()
+	n := &node{world: &world{t: w.t, shards: w.shards, disk: w.disk, fs: durable.NewCrashable()}}
+	n.view = n.openView(n.fs)
+	var err error
+	n.set, err = New(Config{Journal: s.as(who)(w.journal), View: n.view, Shards: w.shards, Feed: n.hear})
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan struct{})
+	go func() { defer close(ended); _ = n.set.Run(ctx) }()
+	n.stop = func() {
+		cancel()
+		<-ended
+		if err := n.view.Close(); err != nil {
+			w.t.Errorf("close the second view: %v", err)
+		}
+	}
+	return n
+}
+
+// A replica that owns nothing applies what the owner appends, answers reads,
+// publishes the same feed, and goes on where the owner left.
+func TestReplicaFollowsAndTakesOver(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, 1, memory.Config{})
+		s := &seat{disk: w.disk, who: "n1", moved: make(chan struct{})}
+		w.wrap = s.as("n1")
+		w.start()
+		w.ready()
+		ann := user("ann")
+		room := id.Direct(ann, ann)
+		w.must(signUp("ann"))
+		w.must(openDirect(ann, ann))
+		w.must(send(ann, room, 1, "before the replica came"))
+
+		n := w.join(s, "n2")
+		time.Sleep(2 * time.Second) // the grace in which it might have become the owner
+		for i := range uint64(5) {
+			w.must(send(ann, room, 10+i, fmt.Sprint("news ", i)))
+		}
+		synctest.Wait()
+		if a, b := dump(t, w.view, 0), dump(t, n.view, 0); a != b {
+			t.Errorf("the replica's view differs\nowner:\n%s\nreplica:\n%s", a, b)
+		}
+		messages := func(items []*nodev1.FeedItem) (texts []string) {
+			for _, i := range items {
+				if m := i.GetEvent().GetMessage(); m != nil {
+					texts = append(texts, fmt.Sprint(m.GetMessage().GetSeq(), m.GetMessage().GetText(), m.GetPosition()))
+				}
+			}
+			return texts
+		}
+		ours, theirs := messages(w.heard()), messages(n.heard())
+		if len(ours) != 6 || fmt.Sprint(ours[1:]) != fmt.Sprint(theirs) {
+			t.Errorf("feeds: the owner's %q, the replica's %q", ours, theirs)
+		}
+		// It answers reads, of which it knows how new they are, and decides nothing.
+		last := w.must(send(ann, room, 20, "last")).GetPosition()
+		q := history(ann, room, 6)
+		q.AtLeast = append(q.AtLeast, last)
+		if got := n.ask(q).GetHistory().GetMessages(); len(got) != 1 || got[0].GetText() != "last" {
+			t.Errorf("history read from the replica: %v", got)
+		}
+		if r := n.do(send(ann, room, 21, "x")); reasonIn(r) != "not_owner" {
+			t.Errorf("the replica was sent a command: %v", r)
+		}
+		ahead := &nodev1.Query{Actor: q.Actor, Kind: q.Kind}
+		ahead.AtLeast = append(ahead.AtLeast, last)
+		ahead.AtLeast[0].Index += 100
+		if r := n.ask(ahead); r.GetError().GetInfo().GetReason() != "behind" {
+			t.Errorf("the replica was asked for what it does not have: %v", r)
+		}
+
+		// The ownership moves; who asks the new owner goes on, who asks the old one hears it.
+		s.give("n2")
+		synctest.Wait()
+		for range 100 {
+			if n.set.Ready() == nil {
+				break
+			}
+			time.Sleep(time.Millisecond)
+		}
+		if r := n.must(send(ann, room, 22, "from the new owner")); r.GetMessage().GetSeq() != 8 {
+			t.Errorf("after the move: %v", r)
+		}
+		if r := n.must(send(ann, room, 20, "last again")); r.GetMessage().GetSeq() != 7 {
+			t.Errorf("the new owner does not know an old message: %v", r)
+		}
+		if r := w.do(send(ann, room, 23, "to the old owner")); reasonIn(r) != "not_owner" {
+			t.Errorf("the old owner answered: %v", r)
+		}
+		time.Sleep(2 * time.Second)
+		synctest.Wait()
+		if a, b := dump(t, w.view, 0), dump(t, n.view, 0); a != b {
+			t.Errorf("after the move the views differ\nold owner:\n%s\nnew:\n%s", a, b)
+		}
+		if ours, theirs := messages(w.heard()), messages(n.heard()); fmt.Sprint(ours[1:]) != fmt.Sprint(theirs) {
+			t.Errorf("feeds after the move: %q and %q", ours, theirs)
+		}
+		n.stop()
+		w.end()
+	})
+}
