@@ -30,6 +30,9 @@ type Config struct {
 	// Shards is how many the store is made with (default 16); an existing
 	// store keeps its own number.
 	Shards int
+	// ViewCacheMiB is the view's block cache, of which its write buffers (up to
+	// 128 MiB under load) are taken (default 256; at least 64).
+	ViewCacheMiB int
 	// Echo runs the echo friend.
 	Echo bool
 	// MetricsToken, if set, must be presented as a bearer token at /metrics.
@@ -74,6 +77,12 @@ func (c *Config) fill() error {
 	}
 	if c.Shards < 1 || c.Shards > 256 {
 		return fmt.Errorf("%d shards: want 1 to 256", c.Shards)
+	}
+	if c.ViewCacheMiB == 0 {
+		c.ViewCacheMiB = 256
+	}
+	if c.ViewCacheMiB < 64 || c.ViewCacheMiB > 1<<20 {
+		return fmt.Errorf("a view cache of %d MiB: want at least 64", c.ViewCacheMiB)
 	}
 	if c.DrainTimeout <= 0 {
 		c.DrainTimeout = 10 * time.Second

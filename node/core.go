@@ -109,7 +109,7 @@ func (c *Core) start(ctx context.Context, what string, run func(context.Context)
 // truth, so nothing is lost by it but the time to read it again.
 func (c *Core) openView(dir string) (*view.Store, error) {
 	cfg := view.Config{
-		Dir: dir, FS: c.config.FS, Shards: c.identity.Shards, Layout: viewLayout,
+		Dir: dir, FS: c.config.FS, Shards: c.identity.Shards, Layout: viewLayout, CacheBytes: int64(c.config.ViewCacheMiB) << 20,
 		// Marks are at least as new as what the view is about to make durable,
 		// so that a journal that ends before its view is noticed.
 		BeforeFlush: c.Journal.SyncMarks,
