@@ -253,7 +253,7 @@ func (p *pump) finish(ctx context.Context, keys [][]byte) error {
 func (p *pump) ask(ctx context.Context, cmd *nodev1.Command) (*reason, error) {
 	ctx, cancel := context.WithTimeout(ctx, effectTimeout)
 	defer cancel()
-	reply, err := p.o.set.Do(ctx, cmd)
+	reply, err := p.o.set.cfg.Do(ctx, cmd)
 	if err != nil {
 		return nil, err
 	}

@@ -125,6 +125,9 @@ func (v *views) shard(n int) (*view.Reader, error) {
 	if why := o.status.reason(); why != nil && *why != notOwner {
 		return nil, &notReadyError{*why}
 	}
+	if !o.owned.Load() && !v.set.cfg.Fresh(n) {
+		return nil, &notReadyError{behind}
+	}
 	r, err := o.view.Reader()
 	if err != nil {
 		return nil, err
@@ -378,7 +381,7 @@ func (o *owner) witness(p *edgev1.Position) {
 	o.set.background.start(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 		defer cancel()
-		if reply, err := o.set.Do(ctx, cmd); err != nil || reply.GetError() != nil {
+		if reply, err := o.set.cfg.Do(ctx, cmd); err != nil || reply.GetError() != nil {
 			o.logger.Warn("a lost tail could not be recorded", "error", err, "refusal", reply.GetError().GetInfo().GetReason())
 			o.witnessed.forget(p.GetTerm())
 		}

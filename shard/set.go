@@ -49,6 +49,13 @@ type Config struct {
 	// items must not be modified.
 	Feed func([]*nodev1.FeedItem)
 
+	// Do reaches any shard, also those that other nodes own; nil: all are owned
+	// here, and the Set asks itself.
+	Do func(context.Context, *nodev1.Command) (*nodev1.Reply, error)
+	// Fresh tells whether this node has heard lately from the owner of a shard
+	// that it does not own itself: only then may its view be read. nil: always.
+	Fresh func(shard int) bool
+
 	Logger     *slog.Logger          // nil: discards
 	Registerer prometheus.Registerer // nil: metrics are kept but not shown
 
@@ -76,6 +83,9 @@ func (c Config) withDefaults() (Config, error) {
 	}
 	if c.Feed == nil {
 		c.Feed = func([]*nodev1.FeedItem) {}
+	}
+	if c.Fresh == nil {
+		c.Fresh = func(int) bool { return true }
 	}
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)
@@ -135,6 +145,9 @@ func New(cfg Config) (*Set, error) {
 		return nil, err
 	}
 	s := &Set{cfg: cfg, metrics: newMetrics()}
+	if s.cfg.Do == nil {
+		s.cfg.Do = s.Do
+	}
 	if err := s.metrics.register(cfg.Registerer); err != nil {
 		return nil, fmt.Errorf("shard: register metrics: %w", err)
 	}
@@ -177,6 +190,19 @@ func (s *Set) Ready() error {
 
 // Shards returns how many shards the set has.
 func (s *Set) Shards() int { return len(s.owners) }
+
+// Owns tells whether this node decides for the shard now.
+func (s *Set) Owns(shard int) bool { return s.owners[shard].owned.Load() }
+
+// ShardOf returns the shard whose owner decides the command, or a refusal of a
+// command that belongs nowhere.
+func (s *Set) ShardOf(cmd *nodev1.Command) (int, *nodev1.Reply) {
+	o, refusal := s.route(cmd)
+	if refusal != nil {
+		return 0, refusal
+	}
+	return o.n, nil
+}
 
 // Do asks the owner of the command's shard to decide it and returns the answer
 // once what it stands on is durable. A refusal is in Reply.Error: nothing was
