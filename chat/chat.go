@@ -37,10 +37,18 @@ type Reader interface {
 	Scan(low, high []byte, reverse bool, fn func(key, value []byte) bool) error
 }
 
+// Ceiling is what a Reader may offer as well: to know for many keys, without
+// looking for them, that they cannot be there.
+type Ceiling interface {
+	// Above tells whether key is greater than every key of the state that begins
+	// with its first prefix bytes. false says nothing.
+	Above(key []byte, prefix int) (bool, error)
+}
+
 // Tx reads and writes the state of one shard; reads see earlier writes.
 type Tx interface {
 	Reader
-	// Set and Delete copy what they are given.
+	// Set keeps value, which nobody modifies afterwards; it copies key.
 	Set(key, value []byte) error
 	Delete(key []byte) error
 }

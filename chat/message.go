@@ -57,7 +57,7 @@ func decideSend(r Reader, env Env, actor []byte, c *nodev1.Send) (Decision, erro
 	if s == nil {
 		return Decision{}, refuse(RoomUnknown, "roomId")
 	}
-	before, err := readSeq(r, clientIDKey(room, sender, c.GetClientId()))
+	before, err := sentAs(r, room, sender, c.GetClientId())
 	if err != nil {
 		return Decision{}, err
 	}
@@ -100,6 +100,24 @@ func decideSend(r Reader, env Env, actor []byte, c *nodev1.Send) (Decision, erro
 	d.Events = append(d.Events, &journalv1.Event{Kind: &journalv1.Event_MessageSent{MessageSent: sent}})
 	d.Reply = messageReply(edgeSent(room, sender, sent, env.NowMs, members-1))
 	return d, nil
+}
+
+// sentAs returns the number of the message that sender has sent to room under
+// a client ID; 0 if there is none. Client IDs mostly grow, as UUIDv7 do: one
+// greater than all that this sender has used here is new, whatever its clock
+// says, and needs no look-up. Any other is looked up.
+func sentAs(r Reader, room, sender id.ID, client []byte) (uint64, error) {
+	key := clientIDKey(room, sender, client)
+	if c, ok := r.(Ceiling); ok {
+		above, err := c.Above(key, ownerKeyBytes+id.Size)
+		if err != nil {
+			return 0, fmt.Errorf("read state: %w", err)
+		}
+		if above {
+			return 0, nil
+		}
+	}
+	return readSeq(r, key)
 }
 
 // visible tells whether a member may reply to the message. Numbers are dense,

@@ -27,7 +27,7 @@ func (s *Store) Run(ctx context.Context) error {
 		case <-tick.C:
 		case <-s.flushNow:
 		}
-		if s.unflushed.Load() == 0 {
+		if s.unflushed.Load() == 0 && !s.holding() {
 			continue
 		}
 		if err := s.Flush(); err != nil && !errors.Is(err, ErrClosed) {
@@ -55,9 +55,15 @@ func (s *Store) flush() error {
 			s.log.Warn("before a flush of the view", "error", err)
 		}
 	}
-	waiting := s.unflushed.Load()
-	// Read before the memtable is sealed: what these say is in it or on disk.
+	// Read before what is held is written and the memtable sealed: what these
+	// say is in it or on disk.
 	marks := s.Marks()
+	for _, sh := range s.shards {
+		if err := sh.settle(); err != nil {
+			return err
+		}
+	}
+	waiting := s.unflushed.Load()
 	sealed, err := s.db.AsyncFlush()
 	if err != nil {
 		return s.fail(fmt.Errorf("flush view: %w", err), false)
@@ -74,6 +80,19 @@ func (s *Store) flush() error {
 		s.cfg.AfterFlush(marks)
 	}
 	return s.waitForCompactions()
+}
+
+// holding tells whether any shard has committed what is not in Pebble yet.
+func (s *Store) holding() bool {
+	for _, sh := range s.shards {
+		sh.mu.Lock()
+		holds := sh.held.mark != nil
+		sh.mu.Unlock()
+		if holds {
+			return true
+		}
+	}
+	return false
 }
 
 // waitForCompactions holds flushes back while reads would suffer. Commit waits

@@ -6,6 +6,9 @@ import (
 	"fmt"
 	"io"
 	"runtime"
+	"slices"
+	"strings"
+	"sync"
 	"sync/atomic"
 
 	journalv1 "github.com/bongsu-im/bongsu/gen/bongsu/journal/v1"
@@ -22,7 +25,24 @@ type Shard struct {
 	markKey   []byte
 	mark      atomic.Pointer[journalv1.Mark] // never modified, only replaced
 	staged    atomic.Bool                    // a stage is open
-	recent    *recent                        // belongs to the open stage
+
+	cells  cells  // what the stages work with
+	bounds bounds // of keys that the stages have set or asked for
+
+	mu   sync.Mutex // guards held, and what cell says it does
+	held held
+}
+
+// held is what was committed and is not in Pebble yet. A shard holds writes
+// back until they are Config.HoldBytes, a reader comes or the store flushes,
+// and writes them in one batch then, with the mark that goes with them: what
+// Pebble has is always the state after some record, and whoever reads it has
+// what was committed before.
+type held struct {
+	mark  *journalv1.Mark // nil: nothing is held
+	cells []*cell         // the dirty ones
+	clean []*cell         // were written since the last stage began
+	bytes int             // of keys and values committed since
 }
 
 func newShard(s *Store, n int) *Shard {
@@ -31,7 +51,7 @@ func newShard(s *Store, n int) *Shard {
 	return &Shard{
 		store: s, n: n,
 		low: partitionKey(first(n)), high: partitionKey(first(n + 1)),
-		markKey: ownKey('m', n, ""), recent: newRecent(),
+		markKey: ownKey('m', n, ""), cells: newCells(), bounds: bounds{byPrefix: make(map[string]*bound)},
 	}
 }
 
@@ -174,16 +194,34 @@ type Reader struct {
 	sh   *Shard
 	snap *pebble.Snapshot
 	mark *journalv1.Mark
-	done func()
 }
 
-// Reader returns a new reader. The error is a *FencedError or ErrClosed.
+// Reader returns a new reader, of everything committed so far. The error is a
+// *FencedError or ErrClosed.
 func (sh *Shard) Reader() (*Reader, error) {
-	done, err := sh.store.use()
-	if err != nil {
+	if err := sh.use(); err != nil {
 		return nil, err
 	}
-	return &Reader{sh: sh, snap: sh.store.db.NewSnapshot(), done: done}, nil
+	if err := sh.settle(); err != nil {
+		sh.store.users.Done()
+		return nil, err
+	}
+	return &Reader{sh: sh, snap: sh.store.db.NewSnapshot()}, nil
+}
+
+// use begins the life of a stage or reader; store.users.Done ends it. It takes
+// no lock that shards share.
+func (sh *Shard) use() error {
+	sh.mu.Lock()
+	defer sh.mu.Unlock()
+	if sh.store.closing.Load() {
+		return ErrClosed
+	}
+	if f := sh.store.fence.get(); f != nil {
+		return f
+	}
+	sh.store.users.Add(1)
+	return nil
 }
 
 // Get implements chat.Reader.
@@ -253,7 +291,7 @@ func (r *Reader) Close() error {
 	}
 	err := r.snap.Close()
 	r.snap = nil
-	r.done()
+	r.sh.store.users.Done()
 	if err != nil {
 		return fmt.Errorf("close reader: %w", err)
 	}
@@ -261,12 +299,10 @@ func (r *Reader) Close() error {
 }
 
 // Stage holds the effects of one record until they are committed with its mark
-// or discarded. It implements chat.Tx; reads see earlier writes.
+// or discarded. It implements chat.Tx and chat.Ceiling; reads see earlier writes.
 type Stage struct {
 	sh    *Shard
-	over  *overlay
-	notes map[string][]byte
-	done  func() // nil once committed or discarded
+	ended bool
 }
 
 // ErrStageEnded is returned by a stage that was committed or discarded.
@@ -275,243 +311,337 @@ var ErrStageEnded = errors.New("view: the stage has ended")
 // Stage begins a stage. A shard has at most one: a second is an error, as two
 // writers of one shard would be. Otherwise the error is a *FencedError or ErrClosed.
 func (sh *Shard) Stage() (*Stage, error) {
-	done, err := sh.store.use()
-	if err != nil {
+	if err := sh.use(); err != nil {
 		return nil, err
 	}
 	if !sh.staged.CompareAndSwap(false, true) {
-		done()
+		sh.store.users.Done()
 		return nil, fmt.Errorf("view: shard %d has an open stage already", sh.n)
 	}
-	return &Stage{sh: sh, over: newOverlay(), notes: make(map[string][]byte), done: done}, nil
+	if err := sh.tidy(); err != nil {
+		sh.staged.Store(false)
+		sh.store.users.Done()
+		return nil, err
+	}
+	return &Stage{sh: sh}, nil
 }
 
-// Get implements chat.Reader. What the stage has written is found without the store.
+// tidy bounds what the shard remembers; no stage is at work.
+func (sh *Shard) tidy() error {
+	sh.mu.Lock()
+	defer sh.mu.Unlock()
+	sh.cells.written(sh.held.clean)
+	clear(sh.held.clean)
+	sh.held.clean = sh.held.clean[:0]
+	sh.cells.shrink()
+	if sh.bounds.tooMany() {
+		if err := sh.write(); err != nil {
+			return err
+		}
+		sh.bounds.shrink()
+	}
+	return nil
+}
+
+// Get implements chat.Reader. What stages of this shard have worked with lately
+// is found without the store.
 func (st *Stage) Get(key []byte) ([]byte, error) {
-	if st.done == nil {
+	if st.ended {
 		return nil, ErrStageEnded
 	}
-	if n := st.over.get(key); n != nil {
-		if n.deleted {
-			return nil, nil
-		}
-		return n.value, nil
+	sh := st.sh
+	if c := sh.cells.get(key); c != nil {
+		c.read = true
+		return c.current(), sh.store.Err()
 	}
-	if !st.sh.owns(key) {
-		return nil, st.sh.store.Err()
+	if !sh.owns(key) {
+		return nil, sh.store.Err()
 	}
-	if v, ok := st.sh.recent.get(key); ok {
-		return v, st.sh.store.Err()
-	}
-	v, err := st.sh.store.get(st.sh.store.db, key)
+	// Without a cell nothing is held of it: Pebble has the last word.
+	v, err := sh.store.get(sh.store.db, key)
 	if err == nil && v != nil {
-		st.sh.recent.keep(key, v)
+		sh.cells.keep(key, v)
 	}
 	return v, err
 }
 
+// Above implements chat.Ceiling. For a prefix that was asked about lately it
+// costs a look-up in memory; one length of prefix is remembered.
+func (st *Stage) Above(key []byte, prefix int) (bool, error) {
+	if st.ended {
+		return false, ErrStageEnded
+	}
+	sh := st.sh
+	if prefix < 2 || prefix >= len(key) || !sh.owns(key) {
+		return false, sh.store.Err()
+	}
+	if sh.bounds.length == 0 {
+		// From here on bounds hear of every key; what was set before must not
+		// be staged or held when the store is asked.
+		if len(sh.cells.touched) > 0 {
+			return false, nil
+		}
+		if err := sh.settle(); err != nil {
+			return false, err
+		}
+		sh.bounds.length = prefix
+	}
+	if sh.bounds.length != prefix {
+		return false, nil
+	}
+	b := sh.bounds.of(key[:prefix])
+	if !b.complete {
+		low, high := key[:prefix], prefixEnd(key[:prefix])
+		err := sh.store.scan(sh.store.db, low, high, true, func(k, _ []byte) bool {
+			b.raise(k[prefix:])
+			return false
+		})
+		if err != nil {
+			return false, err
+		}
+		b.complete = true
+	}
+	return bytes.Compare(key[prefix:], b.highest) > 0, sh.store.Err()
+}
+
+// prefixEnd returns the first key that does not begin with prefix, which does
+// not consist of 0xff alone: it is a key of the state.
+func prefixEnd(prefix []byte) []byte {
+	end := bytes.Clone(prefix)
+	for end[len(end)-1] == 0xff {
+		end = end[:len(end)-1]
+	}
+	end[len(end)-1]++
+	return end
+}
+
 // Set implements chat.Tx. A key of another shard is refused.
-func (st *Stage) Set(key, value []byte) error { return st.put(key, value, false) }
+func (st *Stage) Set(key, value []byte) error {
+	if value == nil {
+		value = []byte{} // nil would say that there is none
+	}
+	return st.put(key, value)
+}
 
 // Delete implements chat.Tx.
-func (st *Stage) Delete(key []byte) error { return st.put(key, nil, true) }
+func (st *Stage) Delete(key []byte) error { return st.put(key, nil) }
 
-func (st *Stage) put(key, value []byte, deleted bool) error {
-	if st.done == nil {
+func (st *Stage) put(key, value []byte) error {
+	if st.ended {
 		return ErrStageEnded
 	}
 	if !st.sh.owns(key) {
 		return fmt.Errorf("view: key %x does not belong to shard %d", key, st.sh.n)
 	}
-	st.over.put(key, value, deleted)
+	st.sh.cells.put(key, value)
+	if value != nil {
+		st.sh.bounds.set(key)
+	}
 	return nil
 }
 
 // Scan implements chat.Reader: what is stored, with what the stage has written
-// in its place. fn may read and write the stage.
+// in its place. fn may read the stage.
 func (st *Stage) Scan(low, high []byte, reverse bool, fn func(key, value []byte) bool) error {
-	if st.done == nil {
+	if st.ended {
 		return ErrStageEnded
 	}
-	low, high, some := st.sh.clamp(low, high)
+	sh := st.sh
+	low, high, some := sh.clamp(low, high)
 	if !some {
-		return st.sh.store.Err()
+		return sh.store.Err()
 	}
-	c, err := st.sh.store.cursor(st.sh.store.db, low, high, reverse)
+	if err := sh.settle(); err != nil {
+		return err
+	}
+	c, err := sh.store.cursor(sh.store.db, low, high, reverse)
 	if err != nil {
 		return err
 	}
-	if err := st.merge(c, low, high, fn); err != nil {
+	if err := merge(c, sh.cells.stagedIn(low, high, reverse), fn); err != nil {
 		_ = c.it.Close() // the same failure
 		return err
 	}
 	return c.close()
 }
 
-func (st *Stage) merge(c *cursor, low, high []byte, fn func(key, value []byte) bool) error {
-	own, count := st.firstOwn(low, high, c.reverse), st.over.count()
-	for own != nil || c.key != nil {
-		switch order := compare(c.key, own, c.reverse); {
-		case order < 0: // stored only
+// merge shows fn what the cursor meets, with the staged cells, which are in its
+// order, laid over it.
+func merge(c *cursor, own []*cell, fn func(key, value []byte) bool) error {
+	for len(own) > 0 || c.key != nil {
+		order := -1 // stored first; 1: staged first; 0: staged in place of stored
+		switch {
+		case len(own) == 0:
+		case c.key == nil:
+			order = 1
+		default:
+			order = strings.Compare(string(c.key), own[0].key)
+			if c.reverse {
+				order = -order
+			}
+		}
+		if order >= 0 {
+			if v := own[0].staged; v != nil && !fn([]byte(own[0].key), v) {
+				return nil
+			}
+			own = own[1:]
+		} else {
 			value, err := c.value()
 			if err != nil {
 				return err
 			}
-			at := c.key // fn may write a key between this one and own
-			if !fn(at, value) {
+			if !fn(c.key, value) {
 				return nil
 			}
-			if st.over.count() != count {
-				own, count = st.ownAfter(at, low, high, c.reverse), st.over.count()
-			}
+		}
+		if order <= 0 {
 			c.next()
-		default:
-			if !own.deleted && !fn(own.key, own.value) {
-				return nil
-			}
-			if order == 0 {
-				c.next()
-			}
-			own = st.ownAfter(own.key, low, high, c.reverse)
 		}
 	}
 	return nil
 }
 
-func (st *Stage) firstOwn(low, high []byte, reverse bool) *overlayNode {
-	if reverse {
-		return within(st.over.before(high), low, high)
-	}
-	return within(st.over.atOrAfter(low), low, high)
-}
-
-func (st *Stage) ownAfter(key, low, high []byte, reverse bool) *overlayNode {
-	if reverse {
-		return within(st.over.before(key), low, high)
-	}
-	n := st.over.atOrAfter(key)
-	if n != nil && bytes.Equal(n.key, key) {
-		n = n.next[0]
-	}
-	return within(n, low, high)
-}
-
-func within(n *overlayNode, low, high []byte) *overlayNode {
-	if n == nil || bytes.Compare(n.key, low) < 0 || bytes.Compare(n.key, high) >= 0 {
-		return nil
-	}
-	return n
-}
-
-// compare orders a stored key against an own entry in the direction of the
-// scan; whichever is absent comes last.
-func compare(stored []byte, own *overlayNode, reverse bool) int {
-	switch {
-	case own == nil:
-		return -1
-	case stored == nil:
-		return 1
-	case reverse:
-		return bytes.Compare(own.key, stored)
-	}
-	return bytes.Compare(stored, own.key)
-}
-
 // SetNote keeps a value about the whole shard, outside its state; it becomes
 // visible with Commit.
 func (st *Stage) SetNote(name string, value []byte) {
-	st.notes[name] = append([]byte{}, value...)
+	if !st.ended {
+		st.sh.cells.put(ownKey('n', st.sh.n, name), append([]byte{}, value...))
+	}
 }
 
 // Note reads what SetNote keeps under name; nil if nothing.
 func (st *Stage) Note(name string) ([]byte, error) {
-	if v, ok := st.notes[name]; ok {
-		return v, nil
+	if st.ended {
+		return nil, ErrStageEnded
 	}
-	return st.sh.store.get(st.sh.store.db, ownKey('n', st.sh.n, name))
+	key := ownKey('n', st.sh.n, name)
+	if c := st.sh.cells.get(key); c != nil {
+		return c.current(), st.sh.store.Err()
+	}
+	return st.sh.store.get(st.sh.store.db, key)
 }
 
 // Empty tells whether nothing was written.
-func (st *Stage) Empty() bool { return len(st.over.byKey) == 0 && len(st.notes) == 0 }
+func (st *Stage) Empty() bool { return len(st.sh.cells.touched) == 0 }
 
 // Bytes returns how much the stage holds, in bytes of keys and values.
-func (st *Stage) Bytes() int { return st.over.bytes }
+func (st *Stage) Bytes() int { return st.sh.cells.staged }
 
-// Commit writes everything and the mark in one atomic step and ends the stage.
-// It waits for a flush while too much is unflushed. After an error nothing of
-// it is visible, the store is fenced, and the stage has ended.
+// Commit makes everything visible with the mark in one atomic step and ends the
+// stage. It waits for a flush while too much is unflushed. After an error
+// nothing of it is visible, the store is fenced, and the stage has ended.
 func (st *Stage) Commit(mark *journalv1.Mark) error {
-	if st.done == nil {
+	if st.ended {
 		return ErrStageEnded
 	}
-	defer st.end()
-	s := st.sh.store
+	defer st.Discard()
+	sh, s := st.sh, st.sh.store
 	if len(mark.GetHash()) != 32 {
 		return fmt.Errorf("view: mark with a hash of %d bytes", len(mark.GetHash()))
 	}
-	if old := st.sh.Mark(); mark.Index <= old.Index {
-		return fmt.Errorf("view: shard %d stands at entry %d, mark says %d", st.sh.n, old.Index, mark.Index)
+	if old := sh.Mark(); mark.Index <= old.Index {
+		return fmt.Errorf("view: shard %d stands at entry %d, mark says %d", sh.n, old.Index, mark.Index)
 	}
 	if s.unflushed.Load() >= s.cfg.MaxUnflushedBytes {
 		if err := s.Flush(); err != nil {
 			return err
 		}
 	}
-	return st.write(proto.Clone(mark).(*journalv1.Mark))
+	return sh.commit(proto.Clone(mark).(*journalv1.Mark))
 }
 
-func (st *Stage) write(mark *journalv1.Mark) error {
-	s := st.sh.store
-	value, err := proto.MarshalOptions{Deterministic: true}.Marshal(mark)
-	if err != nil {
-		return fmt.Errorf("encode mark: %w", err)
+func (sh *Shard) commit(mark *journalv1.Mark) error {
+	sh.mu.Lock()
+	defer sh.mu.Unlock()
+	if f := sh.store.fence.get(); f != nil {
+		return f
 	}
-	b := s.db.NewBatchWithSize(st.over.bytes + 16*len(st.over.byKey) + 256)
-	defer func() { _ = b.Close() }() // frees memory only
-	for n := st.over.head.next[0]; n != nil; n = n.next[0] {
-		if n.deleted {
-			err = errors.Join(err, b.Delete(n.key, nil))
-		} else {
-			err = errors.Join(err, b.Set(n.key, n.value, nil))
-		}
+	sh.held.bytes += sh.cells.staged
+	sh.cells.commit(func(c *cell) { sh.held.cells = append(sh.held.cells, c) })
+	sh.held.mark = mark
+	sh.mark.Store(mark)
+	if int64(sh.held.bytes) >= sh.store.cfg.HoldBytes {
+		return sh.write()
 	}
-	for name, v := range st.notes {
-		err = errors.Join(err, b.Set(ownKey('n', st.sh.n, name), v, nil))
-	}
-	if mutantPositionApart {
-		err = errors.Join(err, s.db.Set(st.sh.markKey, value, pebble.NoSync))
-		runtime.Gosched() // a flush that comes here is what the drill is to find
-	} else {
-		err = errors.Join(err, b.Set(st.sh.markKey, value, nil))
-	}
-	if err != nil {
-		return s.fail(fmt.Errorf("fill batch of shard %d: %w", st.sh.n, err), false)
-	}
-	size := int64(b.Len())
-	if err := s.db.Apply(b, pebble.NoSync); err != nil {
-		return s.fail(fmt.Errorf("commit to view of shard %d: %w", st.sh.n, err), false)
+	return nil
+}
+
+// settle writes what is held; any goroutine may call it.
+func (sh *Shard) settle() error {
+	sh.mu.Lock()
+	defer sh.mu.Unlock()
+	return sh.write()
+}
+
+// write writes what is held to Pebble in one batch. The caller holds mu. After
+// an error the store is fenced.
+func (sh *Shard) write() error {
+	h, s := &sh.held, sh.store
+	if h.mark == nil {
+		return s.Err()
 	}
 	if f := s.fence.get(); f != nil {
 		return f
 	}
-	for n := st.over.head.next[0]; n != nil; n = n.next[0] {
-		st.sh.recent.committed(n.key, n.value, n.deleted)
+	value, err := proto.MarshalOptions{Deterministic: true}.Marshal(h.mark)
+	if err != nil {
+		return s.fail(fmt.Errorf("encode mark of shard %d: %w", sh.n, err), false)
 	}
-	st.sh.mark.Store(mark)
+	// Neighbours in the batch are neighbours in the memtable: in order, each
+	// insertion begins where the one before it ended.
+	slices.SortFunc(h.cells, func(a, b *cell) int { return strings.Compare(a.key, b.key) })
+	b := s.db.NewBatchWithSize(h.bytes + 16*len(h.cells) + 256)
+	defer func() { _ = b.Close() }() // frees memory only
+	for _, c := range h.cells {
+		if err = errors.Join(err, c.writeTo(b)); err != nil {
+			break
+		}
+	}
+	if mutantPositionApart {
+		err = errors.Join(err, s.db.Set(sh.markKey, value, pebble.NoSync))
+		runtime.Gosched() // a flush that comes here is what the drill is to find
+	} else {
+		err = errors.Join(err, b.Set(sh.markKey, value, nil))
+	}
+	if err != nil {
+		return s.fail(fmt.Errorf("fill batch of shard %d: %w", sh.n, err), false)
+	}
+	size := int64(b.Len())
+	if err := s.db.Apply(b, pebble.NoSync); err != nil {
+		return s.fail(fmt.Errorf("commit to view of shard %d: %w", sh.n, err), false)
+	}
+	if f := s.fence.get(); f != nil {
+		return f
+	}
+	for _, c := range h.cells {
+		c.dirty = false
+	}
+	h.clean = append(h.clean, h.cells...)
+	clear(h.cells)
+	h.cells, h.mark, h.bytes = h.cells[:0], nil, 0
 	if s.unflushed.Add(size) >= s.cfg.FlushBytes {
 		signal(s.flushNow)
 	}
 	return nil
 }
 
-// Discard drops everything and ends the stage; it may follow Commit.
-func (st *Stage) Discard() { st.end() }
+func (c *cell) writeTo(b *pebble.Batch) error {
+	if c.value == nil {
+		return b.Delete([]byte(c.key), nil)
+	}
+	op := b.SetDeferred(len(c.key), len(c.value))
+	copy(op.Key, c.key)
+	copy(op.Value, c.value)
+	return op.Finish()
+}
 
-func (st *Stage) end() {
-	if st.done == nil {
+// Discard drops everything and ends the stage; it may follow Commit.
+func (st *Stage) Discard() {
+	if st.ended {
 		return
 	}
+	st.ended = true
+	st.sh.cells.discard()
 	st.sh.staged.Store(false)
-	st.done()
-	st.done = nil
+	st.sh.store.users.Done()
 }

@@ -52,6 +52,7 @@ type Config struct {
 	FlushEvery        time.Duration // longest time between flushes while anything was written; 30 s
 	FlushBytes        int64         // bytes committed that bring a flush forward; 24 MiB
 	MaxUnflushedBytes int64         // bytes committed at which Commit itself waits for a flush; 96 MiB
+	HoldBytes         int64         // bytes committed to one shard that wait in memory to be written together; 64 KiB
 
 	// BeforeFlush and AfterFlush are called around every flush of Run, Flush and
 	// Close, one flush at a time, never for one that failed. AfterFlush gets the
@@ -85,6 +86,7 @@ func (c Config) withDefaults() (Config, error) {
 		{&c.MemTableBytes, 32 << 20},
 		{&c.FlushBytes, 24 << 20},
 		{&c.MaxUnflushedBytes, 96 << 20},
+		{&c.HoldBytes, 64 << 10},
 	} {
 		if *f.value < 0 {
 			return c, fmt.Errorf("view: negative size in configuration")
@@ -93,6 +95,8 @@ func (c Config) withDefaults() (Config, error) {
 			*f.value = f.want
 		}
 	}
+	// Batches that a memtable does not take in one piece would be files of their own.
+	c.HoldBytes = min(c.HoldBytes, c.MemTableBytes/8, c.FlushBytes/2)
 	if c.FlushEvery < 0 {
 		return c, errors.New("view: negative flush interval")
 	}
@@ -117,9 +121,10 @@ type Store struct {
 	compacted chan struct{} // holds one token when a compaction has ended
 
 	// users counts open stages, readers and calls in progress, so that Close
-	// never pulls the store from under one. closing is guarded by mu.
+	// never pulls the store from under one. It is added to under mu or a shard's
+	// mu, after a look at closing.
 	mu      sync.Mutex
-	closing bool
+	closing atomic.Bool
 	users   sync.WaitGroup
 }
 
@@ -286,11 +291,11 @@ func (s *Store) Err() error {
 // Fenced is closed when the store fences.
 func (s *Store) Fenced() <-chan struct{} { return s.fence.closed }
 
-// use begins a call or the life of a stage or reader; done ends it.
+// use begins a call; done ends it.
 func (s *Store) use() (done func(), err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.closing {
+	if s.closing.Load() {
 		return nil, ErrClosed
 	}
 	if f := s.fence.get(); f != nil {
@@ -305,12 +310,15 @@ func (s *Store) use() (done func(), err error) {
 // replayed at the next start.
 func (s *Store) Close() error {
 	s.mu.Lock()
-	if s.closing {
+	if s.closing.Swap(true) {
 		s.mu.Unlock()
 		return nil
 	}
-	s.closing = true
 	s.mu.Unlock()
+	for _, sh := range s.shards { // whoever has looked at closing before is counted now
+		sh.mu.Lock()
+		sh.mu.Unlock() //nolint:staticcheck // nothing to do within
+	}
 	s.users.Wait()
 
 	var flushErr error
