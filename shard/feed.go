@@ -8,7 +8,8 @@ import (
 )
 
 // publish hands on what one record has changed, in the order of the journal.
-// It runs on the owner's goroutine, so that nothing overtakes anything.
+// It runs on the owner's goroutine, so that nothing overtakes anything; only
+// read cursors may come later (receipts).
 func (o *owner) publish(items []*nodev1.FeedItem, at journal.Position) {
 	if len(items) == 0 {
 		return
@@ -23,7 +24,9 @@ func (o *owner) publish(items []*nodev1.FeedItem, at journal.Position) {
 		}
 	}
 	o.metrics.feed.Add(float64(len(items)))
-	o.set.cfg.Feed(chat.MergeReads(items))
+	if items = o.receipts.pace(chat.MergeReads(items)); len(items) > 0 {
+		o.set.cfg.Feed(items)
+	}
 }
 
 // announce wakes whoever waits for what the record has changed here.

@@ -26,10 +26,11 @@ type owner struct {
 	logger  *slog.Logger
 	metrics *shardMetrics
 
-	inbox   *inbox
-	status  status
-	applied broadcast // wakes queries that wait for a position
-	pump    *pump
+	inbox    *inbox
+	status   status
+	applied  broadcast // wakes queries that wait for a position
+	pump     *pump
+	receipts *receipts
 
 	// started is set once the view has caught up with the journal for the first
 	// time: what is applied after that is news to someone and is published.
@@ -55,6 +56,7 @@ func newOwner(s *Set, n int) *owner {
 	o.status.set(&starting, errors.New("starting"))
 	o.inbox = newInbox(s.cfg, o.metrics)
 	o.pump = newPump(o)
+	o.receipts = newReceipts(s.cfg.Feed)
 	return o
 }
 

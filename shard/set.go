@@ -11,9 +11,10 @@
 //
 // Concurrency: Do, Begin, Query, Ready and the rest of Set may be called from any
 // goroutine. What an owner holds is touched by its goroutine alone, except the
-// inbox, the status and the mark's broadcast, which have locks of their own; no
-// lock is held while another is taken. Feed is called from the owners'
-// goroutines, in journal order within a shard, and must not block.
+// inbox, the status, the receipts and the mark's broadcast, which have locks of
+// their own; no lock is held while another is taken. Feed is called from the
+// owners' goroutines, in journal order within a shard, but for read cursors,
+// which come from timers too; it must not block.
 //
 // What it does not do: it knows no rules (package chat does), keeps no state
 // but what is on its way, authenticates nobody, never trims the journal and
