@@ -25,8 +25,11 @@ const (
 	erlangPgsql  = "/usr/lib/erlang/lib/p1_pgsql-*"
 )
 
-// Ejabberd is Debian's ejabberd with Debian's PostgreSQL.
+// Ejabberd is Debian's ejabberd with Debian's PostgreSQL: as lean as it can be
+// made, or (Stock) with the modules and Erlang flags that the package brings.
 type Ejabberd struct {
+	// Stock is the second kind.
+	Stock bool
 	// SQLPool is how many connections it has to the database; 0 means 10,
 	// which is its default.
 	SQLPool int
@@ -43,7 +46,7 @@ type Ejabberd struct {
 // ejabberdConfig is the whole configuration. Each choice says whom it favours.
 var ejabberdConfig = template.Must(template.New("ejabberd.yml").Parse(`
 hosts: [` + xmppDomain + `]
-loglevel: warning             # favours it: nothing is logged a message
+loglevel: warning             # favours it: Debian logs more
 
 listen:
   - port: {{.Port}}
@@ -68,9 +71,40 @@ sql_prepared_statements: true # the default; favours it: no planning a message
 auth_method: [sql]
 auth_password_format: plain   # favours it: no SCRAM, and sign-in is outside the window
 
-# Only what the workloads need; Debian's default enables some thirty more, whose
-# hooks would cost it.
 modules:
+{{if .Stock}}
+  # Those of Debian's /etc/ejabberd/ejabberd.yml, but for the ones that wait for
+  # connections of other kinds (MQTT, STUN, HTTP, other servers).
+  mod_adhoc: {}
+  mod_admin_extra: {}
+  mod_announce: {}
+  mod_avatar: {}
+  mod_blocking: {}
+  mod_caps: {}
+  mod_carboncopy: {}
+  mod_client_state: {}
+  mod_configure: {}
+  mod_disco: {}
+  mod_fail2ban: {}
+  mod_last: {}
+  mod_muc_admin: {}
+  mod_ping: {}
+  mod_pres_counter: {count: 5, interval: 60}
+  mod_privacy: {}
+  mod_private: {}
+  mod_pubsub: {plugins: [flat, pep]}
+  mod_push: {}
+  mod_push_keepalive: {}
+  mod_shared_roster: {}
+  mod_sic: {}
+  mod_stream_mgmt: {resend_on_timeout: if_offline}
+  mod_vcard: {search: false}
+  mod_vcard_xupdate: {}
+  mod_version: {}
+{{else}}
+  # No others than those that the workloads need; Debian's package enables some
+  # thirty more, whose hooks cost something a message. Favours it.
+{{end}}
   mod_roster: {}
   mod_offline: {}
   mod_mam:                    # both sides keep every message, as in Bongsu
@@ -86,12 +120,20 @@ modules:
       presence_broadcast: []  # favours it: members are not told of each other
 `))
 
-// ejabberdFlags are those of Debian's ejabberdctl, and no busy waiting, which
-// would burn CPU time while it waits for PostgreSQL (favours it).
-var ejabberdFlags = []string{"+K", "true", "+P", "250000", "+sbwt", "none", "+sbwtdcpu", "none", "+sbwtdio", "none", "-noshell", "-noinput"}
+// ejabberdFlags are those of Debian's ejabberdctl.
+var ejabberdFlags = []string{"+K", "true", "+P", "250000", "-noshell", "-noinput"}
+
+// leanFlags take Erlang's busy waiting away, which burns CPU time while it waits
+// for PostgreSQL (favours it; few know it).
+var leanFlags = []string{"+sbwt", "none", "+sbwtdcpu", "none", "+sbwtdio", "none"}
 
 // Name implements Peer.
-func (e *Ejabberd) Name() string { return "ejabberd" }
+func (e *Ejabberd) Name() string {
+	if e.Stock {
+		return "ejabberd-debian"
+	}
+	return "ejabberd"
+}
 
 // Lacks implements Peer.
 func (e *Ejabberd) Lacks() string {
@@ -165,7 +207,11 @@ func (e *Ejabberd) Start(ctx context.Context, dir string) (err error) {
 	}
 	// Without a node name it takes part in no cluster, and leaves no port mapper
 	// behind.
-	cmd := exec.Command("erl", append(slices.Clone(ejabberdFlags), "-mnesia", "dir", strconv.Quote(filepath.Join(home, "spool")), "-s", "ejabberd")...)
+	flags := slices.Clone(ejabberdFlags)
+	if !e.Stock {
+		flags = append(flags, leanFlags...)
+	}
+	cmd := exec.Command("erl", append(flags, "-mnesia", "dir", strconv.Quote(filepath.Join(home, "spool")), "-s", "ejabberd")...)
 	cmd.Env = append(os.Environ(), "ERL_LIBS="+filepath.Dir(program), "HOME="+home, "EJABBERD_CONFIG_PATH="+config,
 		"EJABBERD_LOG_PATH="+filepath.Join(home, "ejabberd.log"), "SPOOL_DIR="+filepath.Join(home, "spool"),
 		"ERL_CRASH_DUMP_SECONDS=0")
@@ -194,9 +240,10 @@ func (e *Ejabberd) configure(path string, port int) (err error) {
 		Password string
 	}
 	return ejabberdConfig.Execute(f, struct {
+		Stock      bool
 		Port, Pool int
 		Database   database
-	}{port, pool, database{e.database.port, e.database.password}})
+	}{e.Stock, port, pool, database{e.database.port, e.database.password}})
 }
 
 // Processes implements Peer.
@@ -209,7 +256,7 @@ func (e *Ejabberd) Stop() error {
 	}
 	e.reading.Wait()
 	err := errors.Join(e.server.stop(syscall.SIGTERM), e.database.stop())
-	*e = Ejabberd{SQLPool: e.SQLPool}
+	*e = Ejabberd{Stock: e.Stock, SQLPool: e.SQLPool}
 	return err
 }
 

@@ -140,6 +140,7 @@ func choose(o options, progress io.Writer) (out []peers.Peer, err error) {
 	all := []peers.Peer{
 		&peers.Bongsu{Bin: o.bin},
 		&peers.Ejabberd{SQLPool: o.pool},
+		&peers.Ejabberd{SQLPool: o.pool, Stock: true},
 		&peers.Centrifuge{Server: func(address string, history int) *exec.Cmd {
 			return exec.Command(self, serveWord, address, strconv.Itoa(history))
 		}},
@@ -148,7 +149,7 @@ func choose(o options, progress io.Writer) (out []peers.Peer, err error) {
 	for _, name := range o.names {
 		i := slices.IndexFunc(all, func(p peers.Peer) bool { return p.Name() == name })
 		if i < 0 {
-			return nil, fmt.Errorf("no peer %q: there are bongsu, ejabberd and centrifuge", name)
+			return nil, fmt.Errorf("no peer %q: there are bongsu, ejabberd, ejabberd-debian and centrifuge", name)
 		}
 		if lacks := all[i].Lacks(); lacks != "" {
 			lacking = append(lacking, fmt.Errorf("%s: %s", name, lacks))
