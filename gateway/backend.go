@@ -27,9 +27,14 @@ var errUnknown = errors.New("outcome unknown")
 // makes (message by client_id, room and device by their IDs, refresh token by
 // its generation). unsure tells that an earlier attempt may have happened.
 func (g *Gateway) do(ctx context.Context, cmd *nodev1.Command) (reply *nodev1.Reply, unsure bool, err error) {
+	reply, err = g.backend.Do(ctx, cmd)
+	return g.settle(ctx, cmd, reply, err)
+}
+
+// settle is do after the first attempt, whose outcome is reply and err.
+func (g *Gateway) settle(ctx context.Context, cmd *nodev1.Command, reply *nodev1.Reply, err error) (_ *nodev1.Reply, unsure bool, _ error) {
 	last := error(nil)
 	for attempt := 0; ; attempt++ {
-		reply, err := g.backend.Do(ctx, cmd)
 		switch {
 		case err != nil:
 			unsure, last = true, errUnknown
@@ -45,6 +50,7 @@ func (g *Gateway) do(ctx context.Context, cmd *nodev1.Command) (reply *nodev1.Re
 			return nil, unsure, final(last, unsure)
 		}
 		g.metrics.retries.Inc()
+		reply, err = g.backend.Do(ctx, cmd)
 	}
 }
 

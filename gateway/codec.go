@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"bytes"
+	"encoding/binary"
 	"encoding/json"
 	"sync"
 
@@ -57,28 +58,45 @@ func (c codec) decode(data []byte, frame *edgev1.ClientFrame) error {
 	return binaryIn.Unmarshal(data, frame)
 }
 
-// encode returns a whole WebSocket frame: header and payload.
+// encode returns a whole WebSocket frame, header and payload in one slice.
 func (c codec) encode(frame *edgev1.ServerFrame) ([]byte, error) {
-	var payload []byte
-	var err error
-	const room = ws.MaxHeaderSize
 	if c == jsonCodec {
-		payload, err = appendJSON(make([]byte, room, room+512), frame)
-	} else {
-		payload, err = proto.MarshalOptions{}.MarshalAppend(make([]byte, room, room+proto.Size(frame)), frame)
+		payload, err := appendJSON(make([]byte, headerRoom, headerRoom+512), frame)
+		if err != nil {
+			return nil, err
+		}
+		size := len(payload) - headerRoom
+		start := headerRoom - headerLen(size)
+		appendHeader(payload[start:start], ws.OpText, size)
+		return payload[start:], nil
 	}
-	if err != nil {
-		return nil, err
+	size := proto.Size(frame)
+	out := appendHeader(make([]byte, 0, headerLen(size)+size), ws.OpBinary, size)
+	return proto.MarshalOptions{UseCachedSize: true}.MarshalAppend(out, frame)
+}
+
+// headerRoom is the longest header of a frame of ours: they are not masked.
+const headerRoom = 10
+
+func headerLen(size int) int {
+	switch {
+	case size < 126:
+		return 2
+	case size < 1<<16:
+		return 4
 	}
-	// The header goes right before the payload, so that both are one slice.
-	header := ws.Header{Fin: true, OpCode: c.opCode(), Length: int64(len(payload) - room)}
-	var head bytes.Buffer
-	if err := ws.WriteHeader(&head, header); err != nil {
-		return nil, err
+	return headerRoom
+}
+
+func appendHeader(dst []byte, opCode ws.OpCode, size int) []byte {
+	dst = append(dst, 0x80|byte(opCode))
+	switch headerLen(size) {
+	case 2:
+		return append(dst, byte(size))
+	case 4:
+		return binary.BigEndian.AppendUint16(append(dst, 126), uint16(size))
 	}
-	start := room - head.Len()
-	copy(payload[start:], head.Bytes())
-	return payload[start:], nil
+	return binary.BigEndian.AppendUint64(append(dst, 127), uint64(size))
 }
 
 // salvageID finds the id of a frame that cannot be decoded or was cut short;

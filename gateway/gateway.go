@@ -59,6 +59,11 @@ import (
 // repeated ones harmless.
 type Backend interface {
 	Do(ctx context.Context, cmd *nodev1.Command) (*nodev1.Reply, error)
+	// Begin is Do for callers that must not wait: done is called exactly once,
+	// from any goroutine, perhaps before Begin returns, and must not block. Once
+	// the deadline has passed it hears a refusal if nothing was begun, else an
+	// error. What one goroutine begins of one shard is decided in that order.
+	Begin(cmd *nodev1.Command, deadline time.Time, done func(*nodev1.Reply, error))
 	Query(ctx context.Context, q *nodev1.Query) (*nodev1.QueryReply, error)
 	// Ready returns nil when every local shard has an owner and accepts sends.
 	Ready() error
@@ -133,6 +138,9 @@ type Gateway struct {
 	origins   map[string]bool
 	// confirming bounds the confirmations of refresh tokens under way.
 	confirming chan struct{}
+	// birth is when moments are counted from.
+	birth    time.Time
+	patience patience
 	// shardCount as the backend last told it, for hellos while it cannot.
 	shardCount atomic.Uint32
 
@@ -143,6 +151,7 @@ type Gateway struct {
 
 	mu       sync.Mutex // guards what follows
 	sessions map[*session]struct{}
+	loops    *loops // nil until a socket is parked
 	draining bool
 	closed   bool
 }
@@ -187,6 +196,8 @@ func New(cfg Config) (*Gateway, error) {
 		origins:    make(map[string]bool),
 		confirming: make(chan struct{}, maxConfirming),
 		sessions:   make(map[*session]struct{}),
+		birth:      time.Now(),
+		patience:   patience{hello: helloWithin, silence: 2 * cfg.Heartbeat, write: writeTimeout, close: closeWait},
 	}
 	for _, origin := range cfg.Origins {
 		u, err := url.Parse(origin)
@@ -311,12 +322,14 @@ func (g *Gateway) Close() {
 	g.mu.Lock()
 	g.draining, g.closed = true, true
 	sessions := g.snapshotLocked()
+	loops := g.loops
 	g.mu.Unlock()
 	g.end()
 	for _, s := range sessions {
 		s.abort()
 	}
 	g.running.Wait()
+	loops.stop()
 }
 
 func (g *Gateway) snapshotLocked() []*session {

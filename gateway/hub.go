@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"bytes"
 	"slices"
 	"sync"
 	"time"
@@ -16,11 +17,13 @@ const (
 )
 
 // hub knows who listens here: which sessions each user has, and which sessions
-// hear of each room. It holds no lock while it hands out frames.
+// hear of each room. It holds no lock while it hands out frames. Sets are
+// slices: most have one or two members, and the largest are searched only when
+// someone leaves.
 type hub struct {
 	mu    sync.Mutex // guards what follows, and hubSeat of every session
-	users map[id.ID]map[*session]struct{}
-	rooms map[id.ID]map[*session]struct{}
+	users map[id.ID][]*session
+	rooms map[id.ID][]*session
 	// left remembers who a room's own shard has just said left it. The
 	// account's list of rooms follows by the outbox, so for a moment it still
 	// names the room: neither a late item nor a list read at sign-in may
@@ -32,8 +35,9 @@ type leftKey struct{ user, room id.ID }
 
 // hubSeat is what the hub keeps of a session.
 type hubSeat struct {
+	joined       bool
 	user, device id.ID
-	rooms        map[id.ID]struct{}
+	rooms        []id.ID // sorted
 	// decided holds, while the session's rooms are being read, what the feed
 	// said of them meanwhile: it is newer than the list.
 	decided map[id.ID]struct{}
@@ -41,8 +45,8 @@ type hubSeat struct {
 
 func newHub() *hub {
 	return &hub{
-		users: make(map[id.ID]map[*session]struct{}),
-		rooms: make(map[id.ID]map[*session]struct{}),
+		users: make(map[id.ID][]*session),
+		rooms: make(map[id.ID][]*session),
 		left:  make(map[leftKey]time.Time),
 	}
 }
@@ -57,21 +61,22 @@ func (h *hub) join(s *session, who caller, most int) bool {
 	if len(h.users[user]) >= most {
 		return false
 	}
-	s.seat = hubSeat{user: user, device: who.device, rooms: make(map[id.ID]struct{}), decided: make(map[id.ID]struct{})}
-	if h.users[user] == nil {
-		h.users[user] = make(map[*session]struct{})
-	}
-	h.users[user][s] = struct{}{}
+	s.seat = hubSeat{joined: true, user: user, device: who.device, decided: make(map[id.ID]struct{})}
+	add(h.users, user, s)
 	return true
 }
 
 // settle subscribes a session to the rooms that were read for it, but for
 // those that the feed has decided about since join.
 func (h *hub) settle(s *session, rooms []id.ID, now time.Time) {
+	slices.SortFunc(rooms, compareIDs) // a long list is then appended, not inserted
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if s.seat.rooms == nil {
+	if !s.seat.joined {
 		return // gone meanwhile
+	}
+	if s.seat.rooms == nil {
+		s.seat.rooms = make([]id.ID, 0, len(rooms))
 	}
 	for _, room := range rooms {
 		if _, known := s.seat.decided[room]; known || h.leftLocked(s.seat.user, room, now) {
@@ -86,34 +91,53 @@ func (h *hub) settle(s *session, rooms []id.ID, now time.Time) {
 func (h *hub) remove(s *session) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	for room := range s.seat.rooms {
-		h.dropLocked(s, room)
+	if !s.seat.joined {
+		return
 	}
-	if all := h.users[s.seat.user]; all != nil {
-		delete(all, s)
-		if len(all) == 0 {
-			delete(h.users, s.seat.user)
-		}
+	for _, room := range s.seat.rooms {
+		cut(h.rooms, room, s)
 	}
+	cut(h.users, s.seat.user, s)
 	s.seat = hubSeat{}
 }
 
 func (h *hub) subscribeLocked(s *session, room id.ID) {
-	if h.rooms[room] == nil {
-		h.rooms[room] = make(map[*session]struct{})
+	at, known := slices.BinarySearchFunc(s.seat.rooms, room, compareIDs)
+	if known {
+		return
 	}
-	h.rooms[room][s] = struct{}{}
-	s.seat.rooms[room] = struct{}{}
+	s.seat.rooms = slices.Insert(s.seat.rooms, at, room)
+	add(h.rooms, room, s)
 }
 
 func (h *hub) dropLocked(s *session, room id.ID) {
-	delete(s.seat.rooms, room)
-	if all := h.rooms[room]; all != nil {
-		delete(all, s)
-		if len(all) == 0 {
-			delete(h.rooms, room)
-		}
+	if at, known := slices.BinarySearchFunc(s.seat.rooms, room, compareIDs); known {
+		s.seat.rooms = slices.Delete(s.seat.rooms, at, at+1)
+		cut(h.rooms, room, s)
 	}
+}
+
+func compareIDs(a, b id.ID) int { return bytes.Compare(a[:], b[:]) }
+
+// add puts a session that is not there yet into a set.
+func add(sets map[id.ID][]*session, key id.ID, s *session) {
+	sets[key] = append(sets[key], s)
+}
+
+// cut takes a session out of a set.
+func cut(sets map[id.ID][]*session, key id.ID, s *session) {
+	set := sets[key]
+	at := slices.Index(set, s)
+	if at < 0 {
+		return
+	}
+	last := len(set) - 1
+	set[at], set[last] = set[last], nil
+	if last == 0 {
+		delete(sets, key)
+		return
+	}
+	sets[key] = set[:last]
 }
 
 func (h *hub) leftLocked(user, room id.ID, now time.Time) bool {
@@ -190,7 +214,7 @@ func (h *hub) apply(f feedItem, now time.Time) (audience, ended []*session) {
 		} else if h.leftLocked(user, f.room, now) {
 			continue
 		}
-		for s := range h.users[user] {
+		for _, s := range h.users[user] {
 			h.subscribeLocked(s, f.room)
 			if s.seat.decided != nil {
 				s.seat.decided[f.room] = struct{}{}
@@ -202,15 +226,13 @@ func (h *hub) apply(f feedItem, now time.Time) (audience, ended []*session) {
 		if f.room.IsZero() {
 			from = h.users[f.user]
 		}
-		for s := range from {
-			audience = append(audience, s)
-		}
+		audience = slices.Clone(from)
 	}
 	for _, user := range f.unsubscribe {
 		if f.hasEvent {
 			h.noteLeftLocked(user, f.room, now)
 		}
-		for s := range h.users[user] {
+		for _, s := range h.users[user] {
 			h.dropLocked(s, f.room)
 			if s.seat.decided != nil {
 				s.seat.decided[f.room] = struct{}{}
@@ -218,7 +240,7 @@ func (h *hub) apply(f feedItem, now time.Time) (audience, ended []*session) {
 		}
 	}
 	if len(f.revoked) > 0 {
-		for s := range h.users[f.user] {
+		for _, s := range h.users[f.user] {
 			if slices.Contains(f.revoked, s.seat.device) {
 				ended = append(ended, s)
 			}
@@ -232,7 +254,7 @@ func (h *hub) apply(f feedItem, now time.Time) (audience, ended []*session) {
 func (h *hub) othersInRoom(room, user id.ID) (others []*session, member bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	for s := range h.rooms[room] {
+	for _, s := range h.rooms[room] {
 		if s.seat.user == user {
 			member = true
 			continue

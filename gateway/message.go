@@ -11,21 +11,39 @@ import (
 	"github.com/bongsu-im/bongsu/internal/id"
 )
 
-func (g *Gateway) send(ctx context.Context, who caller, r *edgev1.SendRequest) (*edgev1.SendResponse, error) {
+// sendCommand checks what someone wants to send and makes the command of it.
+// Everything it consists of is one allocation: sends are what we do most.
+func sendCommand(who caller, r *edgev1.SendRequest) (*nodev1.Command, id.ID, error) {
 	room, err := roomID("roomId", r.GetRoomId())
 	if err != nil {
-		return nil, err
+		return nil, id.ID{}, err
 	}
 	client, err := clientUUID("clientId", r.GetClientId())
 	if err != nil {
-		return nil, err
+		return nil, id.ID{}, err
 	}
 	if err := messageText("text", r.GetText()); err != nil {
+		return nil, id.ID{}, err
+	}
+	c := &struct {
+		cmd                 nodev1.Command
+		kind                nodev1.Command_Send
+		send                nodev1.Send
+		room, client, actor id.ID
+	}{room: room, client: id.ID(client), actor: who.user}
+	c.send.RoomId, c.send.ClientId = c.room[:], c.client[:]
+	c.send.Text, c.send.ReplyTo = r.GetText(), r.GetReplyTo()
+	c.kind.Send = &c.send
+	c.cmd.Actor, c.cmd.Kind = c.actor[:], &c.kind
+	return &c.cmd, room, nil
+}
+
+func (g *Gateway) send(ctx context.Context, who caller, r *edgev1.SendRequest) (*edgev1.SendResponse, error) {
+	cmd, _, err := sendCommand(who, r)
+	if err != nil {
 		return nil, err
 	}
-	reply, _, err := g.do(ctx, &nodev1.Command{Actor: who.user.Bytes(), Kind: &nodev1.Command_Send{Send: &nodev1.Send{
-		RoomId: room.Bytes(), ClientId: client, Text: r.GetText(), ReplyTo: r.GetReplyTo(),
-	}}})
+	reply, _, err := g.do(ctx, cmd)
 	if err != nil {
 		return nil, err
 	}
@@ -66,14 +84,22 @@ func (g *Gateway) list(ctx context.Context, who caller, r *edgev1.ListRequest) (
 	return reply.GetHistory(), nil
 }
 
-func (g *Gateway) markRead(ctx context.Context, who caller, r *edgev1.MarkReadRequest) (*edgev1.MarkReadResponse, error) {
+func markReadCommand(who caller, r *edgev1.MarkReadRequest) (*nodev1.Command, error) {
 	room, err := roomID("roomId", r.GetRoomId())
 	if err != nil {
 		return nil, err
 	}
-	reply, _, err := g.do(ctx, &nodev1.Command{Actor: who.user.Bytes(), Kind: &nodev1.Command_MarkRead{MarkRead: &nodev1.MarkRead{
+	return &nodev1.Command{Actor: who.user.Bytes(), Kind: &nodev1.Command_MarkRead{MarkRead: &nodev1.MarkRead{
 		RoomId: room.Bytes(), Seq: r.GetSeq(),
-	}}})
+	}}}, nil
+}
+
+func (g *Gateway) markRead(ctx context.Context, who caller, r *edgev1.MarkReadRequest) (*edgev1.MarkReadResponse, error) {
+	cmd, err := markReadCommand(who, r)
+	if err != nil {
+		return nil, err
+	}
+	reply, _, err := g.do(ctx, cmd)
 	if err != nil {
 		return nil, err
 	}

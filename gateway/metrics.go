@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"fmt"
+	"sync"
 
 	"github.com/prometheus/client_golang/prometheus"
 
@@ -17,13 +18,43 @@ type metrics struct {
 	panics        prometheus.Counter
 	refused       *prometheus.CounterVec // class
 	handshakes    *prometheus.CounterVec // result
-	framesIn      *prometheus.CounterVec // protocol
-	framesOut     *prometheus.CounterVec
+	framesIn      [codecs]prometheus.Counter
+	framesOut     [codecs]prometheus.Counter
 	badFrames     *prometheus.CounterVec // kind
 	eventsDropped prometheus.Counter
 	badFeed       prometheus.Counter
 	graces        prometheus.Counter
 	hashWait      prometheus.Histogram
+
+	methods sync.Map // name to *methodMetrics
+}
+
+// methodMetrics are the metrics of one method, looked up once: finding them by
+// their labels costs as much as a small request.
+type methodMetrics struct {
+	name    string
+	vec     *prometheus.CounterVec
+	ok      prometheus.Counter
+	latency prometheus.Observer
+}
+
+func (m *methodMetrics) count(code string) {
+	if code == codeOK {
+		m.ok.Inc()
+		return
+	}
+	m.vec.WithLabelValues(m.name, code).Inc()
+}
+
+// method finds the metrics of a method; names are words of the code.
+func (m *metrics) method(name string) *methodMetrics {
+	if found, ok := m.methods.Load(name); ok {
+		return found.(*methodMetrics)
+	}
+	made, _ := m.methods.LoadOrStore(name, &methodMetrics{
+		name: name, vec: m.requests, ok: m.requests.WithLabelValues(name, codeOK), latency: m.latency.WithLabelValues(name),
+	})
+	return made.(*methodMetrics)
 }
 
 func newMetrics(r prometheus.Registerer, g *Gateway) (*metrics, error) {
@@ -36,6 +67,8 @@ func newMetrics(r prometheus.Registerer, g *Gateway) (*metrics, error) {
 	gauge := func(name, help string, value func() float64) prometheus.Collector {
 		return prometheus.NewGaugeFunc(prometheus.GaugeOpts{Namespace: "bongsu", Subsystem: "gateway", Name: name, Help: help}, value)
 	}
+	framesIn := vec("frames_in_total", "WebSocket messages received.", "protocol")
+	framesOut := vec("frames_out_total", "WebSocket messages written.", "protocol")
 	m := &metrics{
 		requests: vec("requests_total", "Requests by method and code, RPC and sockets alike.", "method", "code"),
 		latency: prometheus.NewHistogramVec(prometheus.HistogramOpts{
@@ -46,8 +79,6 @@ func newMetrics(r prometheus.Registerer, g *Gateway) (*metrics, error) {
 		panics:        counter("panics_total", "Methods that panicked."),
 		refused:       vec("admission_refused_total", "Requests turned away by class before any work.", "class"),
 		handshakes:    vec("handshakes_total", "WebSocket handshakes by result.", "result"),
-		framesIn:      vec("frames_in_total", "WebSocket messages received.", "protocol"),
-		framesOut:     vec("frames_out_total", "WebSocket messages written.", "protocol"),
 		badFrames:     vec("frames_bad_total", "Frames that are no request, by what is wrong.", "kind"),
 		eventsDropped: counter("events_dropped_total", "Events not queued because a session lagged."),
 		badFeed:       counter("feed_bad_total", "Feed items that cannot be read or encoded."),
@@ -57,9 +88,13 @@ func newMetrics(r prometheus.Registerer, g *Gateway) (*metrics, error) {
 			Buckets: []float64{.001, .01, .05, .1, .2, .5, 1, 2, 5, 10},
 		}),
 	}
+	for c := range codecs {
+		m.framesIn[c], m.framesOut[c] = framesIn.WithLabelValues(c.String()), framesOut.WithLabelValues(c.String())
+	}
 	all := []prometheus.Collector{
-		m.requests, m.latency, m.retries, m.panics, m.refused, m.handshakes, m.framesIn, m.framesOut, m.badFrames,
+		m.requests, m.latency, m.retries, m.panics, m.refused, m.handshakes, framesIn, framesOut, m.badFrames,
 		m.eventsDropped, m.badFeed, m.graces, m.hashWait,
+		newCensus(g),
 		gauge("sessions", "Open sockets.", func() float64 { return float64(g.Sessions()) }),
 		gauge("argon2_waiting", "Passwords waiting to be hashed.", func() float64 { n, _, _ := g.hashing.Stats(); return float64(n) }),
 		gauge("argon2_turned_away", "Passwords not hashed because the queue was full.", func() float64 { _, _, n := g.hashing.Stats(); return float64(n) }),
@@ -77,4 +112,47 @@ func newMetrics(r prometheus.Registerer, g *Gateway) (*metrics, error) {
 		}
 	}
 	return m, nil
+}
+
+// census counts the sessions and what they hold, when it is asked.
+type census struct {
+	g       *Gateway
+	drivers *prometheus.Desc
+	held    *prometheus.Desc
+}
+
+func newCensus(g *Gateway) census {
+	return census{
+		g:       g,
+		drivers: prometheus.NewDesc("bongsu_gateway_driven_sessions", "Open sockets by what carries them.", []string{"driver"}, nil),
+		held:    prometheus.NewDesc("bongsu_gateway_held_bytes", "Bytes that sessions hold: of unfinished messages that came, and of frames not written yet.", []string{"where"}, nil),
+	}
+}
+
+// Describe implements prometheus.Collector.
+func (c census) Describe(out chan<- *prometheus.Desc) {
+	out <- c.drivers
+	out <- c.held
+}
+
+// Collect implements prometheus.Collector.
+func (c census) Collect(out chan<- prometheus.Metric) {
+	c.g.mu.Lock()
+	sessions := c.g.snapshotLocked()
+	c.g.mu.Unlock()
+	var carried [drivers]int
+	var parsers, queues int
+	for _, s := range sessions {
+		carried[s.wire.driver()]++
+		parsers += int(s.held.Load())
+		queues += s.queued()
+	}
+	gauge := func(d *prometheus.Desc, n int, label string) {
+		out <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, float64(n), label)
+	}
+	for d, n := range carried {
+		gauge(c.drivers, n, driver(d).String())
+	}
+	gauge(c.held, parsers, "parser")
+	gauge(c.held, queues, "queue")
 }

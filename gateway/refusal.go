@@ -16,6 +16,7 @@ import (
 
 // The codes of the public API, as words.
 const (
+	codeOK              = "ok" // in metrics
 	codeInvalid         = "invalid_argument"
 	codeUnauthenticated = "unauthenticated"
 	codePermission      = "permission_denied"
@@ -83,7 +84,11 @@ func (g *Gateway) asError(ctx context.Context, method string, err error) *edgev1
 		return timedOut().e
 	}
 	g.log.Error("method failed", "method", method, "error", err)
-	return refuse(codeInternal, "internal", "something went wrong on our side").e
+	return internalFault().e
+}
+
+func internalFault() *refusal {
+	return refuse(codeInternal, "internal", "something went wrong on our side")
 }
 
 // complete makes sure that an error from the backend has what clients rely on:
@@ -95,14 +100,17 @@ func complete(e *edgev1.Error) *edgev1.Error {
 	if codeOf(e.Code) == 0 {
 		e.Code = codeInternal
 	}
-	if e.Info.Reason == "" {
+	// Who names a reason for being full says whether waiting cures it: a room
+	// with all its members does not empty by waiting, and has no hint.
+	bare := e.Info.Reason == ""
+	if bare {
 		e.Info.Reason = e.Code
 	}
 	after := e.Info.RetryAfterSeconds
 	if math.IsNaN(after) || after < 0 {
 		e.Info.RetryAfterSeconds, after = 0, 0
 	}
-	if after == 0 && (e.Code == codeExhausted || e.Code == codeUnavailable) {
+	if after == 0 && (e.Code == codeExhausted && bare || e.Code == codeUnavailable) {
 		e.Info.RetryAfterSeconds = overload.MinRetryAfter.Seconds()
 	}
 	return e
@@ -124,9 +132,13 @@ func connectError(e *edgev1.Error) *connect.Error {
 	if detail, err := connect.NewErrorDetail(e.Info); err == nil { // fails only for invalid UTF-8
 		out.AddDetail(detail)
 	}
-	if e.Code == codeExhausted || e.Code == codeUnavailable {
+	if e.Info.RetryAfterSeconds > 0 && (e.Code == codeExhausted || e.Code == codeUnavailable) {
 		seconds := min(max(math.Ceil(e.Info.RetryAfterSeconds), 1), overload.MaxRetryAfter.Seconds())
 		out.Meta().Set("Retry-After", strconv.Itoa(int(seconds)))
 	}
 	return out
+}
+
+func errorFrame(e *edgev1.Error) *edgev1.ServerFrame {
+	return &edgev1.ServerFrame{Body: &edgev1.ServerFrame_Error{Error: complete(e)}}
 }

@@ -19,14 +19,15 @@ func observe[Req, Res any](ctx context.Context, g *Gateway, name string, who cal
 	defer func() {
 		if p := recover(); p != nil {
 			g.panicked(name, p)
-			refused = refuse(codeInternal, "internal", "something went wrong on our side").e
+			refused = internalFault().e
 		}
-		code := "ok"
+		code := codeOK
 		if refused != nil {
 			code = refused.GetCode()
 		}
-		g.metrics.requests.WithLabelValues(name, code).Inc()
-		g.metrics.latency.WithLabelValues(name).Observe(time.Since(began).Seconds())
+		m := g.metrics.method(name)
+		m.count(code)
+		m.latency.Observe(time.Since(began).Seconds())
 	}()
 	res, err := method(ctx, who, req)
 	if err != nil {
@@ -65,21 +66,20 @@ func runs[Req, Res any](g *Gateway, name string, req Req, method func(context.Co
 	}
 }
 
-// requestOf finds the method of a socket request; nil for hello, which is the
-// session's own, and for requests that this release does not know.
+// requestOf finds the method of a socket request; no name for hello, which is
+// the session's own, and for requests that this release does not know; no
+// runner for those that become calls (begin).
 func (g *Gateway) requestOf(f *edgev1.ClientFrame) (string, runner) {
 	type frame = edgev1.ServerFrame
 	switch r := f.GetRequest().(type) {
 	case *edgev1.ClientFrame_Ping:
 		return runs(g, "Ping", r.Ping, g.ping, func(p *edgev1.PingResponse) *frame { return &frame{Body: &edgev1.ServerFrame_Ping{Ping: p}} })
 	case *edgev1.ClientFrame_Send:
-		return runs(g, "Send", r.Send, g.send, func(p *edgev1.SendResponse) *frame { return &frame{Body: &edgev1.ServerFrame_Send{Send: p}} })
+		return "Send", nil
 	case *edgev1.ClientFrame_List:
 		return runs(g, "List", r.List, g.list, func(p *edgev1.ListResponse) *frame { return &frame{Body: &edgev1.ServerFrame_List{List: p}} })
 	case *edgev1.ClientFrame_MarkRead:
-		return runs(g, "MarkRead", r.MarkRead, g.markRead, func(p *edgev1.MarkReadResponse) *frame {
-			return &frame{Body: &edgev1.ServerFrame_MarkRead{MarkRead: p}}
-		})
+		return "MarkRead", nil
 	case *edgev1.ClientFrame_Typing:
 		return runs(g, "Typing", r.Typing, g.typingNote, func(p *edgev1.TypingResponse) *frame {
 			return &frame{Body: &edgev1.ServerFrame_Typing{Typing: p}}

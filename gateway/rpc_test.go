@@ -378,7 +378,7 @@ func TestSlowBodies(t *testing.T) {
 		w := newWorld(t, nil)
 		a, b := w.signUp("ada"), w.signUp("bob")
 		room := w.direct(a, b)
-		conn, err := w.pipes.dial(t.Context(), "", "")
+		conn, err := w.net.dial(t.Context(), "", "")
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -434,6 +434,7 @@ func TestPanicIsOneRequestsProblem(t *testing.T) {
 			}
 			panic("boom")
 		}
+		w.b.onBegin = func() { panic("boom") }
 	})
 	if f := s.send(room, clientID(1), "x"); f.GetError().GetCode() != "internal" || strings.Contains(f.GetError().GetMessage(), "boom") {
 		t.Fatalf("socket: %v", f)

@@ -701,7 +701,7 @@ func TestNoGraceForTheRevoked(t *testing.T) {
 func TestCloseFrameWithoutAnAnswer(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, nil)
-		conn, err := w.pipes.dial(t.Context(), "", "")
+		conn, err := w.net.dial(t.Context(), "", "")
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"math/rand/v2"
+	"net"
 	"net/http"
 	"net/url"
 	"strconv"
@@ -87,7 +88,19 @@ func (g *Gateway) socket(w http.ResponseWriter, r *http.Request) {
 		_ = conn.Close() // already broken
 		return
 	}
-	g.start(g.newSession(newStream(conn, early), c, r.RemoteAddr))
+	s := g.newSession(c, strings.Clone(r.RemoteAddr))
+	s.unread = early
+	s.wire = g.newWire(s, conn)
+	g.start(s)
+}
+
+// newWire parks what the system can watch for us; the rest, TLS above all,
+// gets goroutines (decision 0005).
+func (g *Gateway) newWire(s *session, conn net.Conn) wire {
+	if p := g.park(s, conn); p != nil {
+		return p
+	}
+	return &pump{s: s, conn: conn, moved: make(chan struct{}, 1)}
 }
 
 // start runs a session unless there is no room for it any more.
@@ -95,25 +108,14 @@ func (g *Gateway) start(s *session) {
 	g.mu.Lock()
 	if g.draining || g.closed || len(g.sessions) >= g.cfg.MaxSessions {
 		g.mu.Unlock()
-		s.cancel()
-		_ = s.wire.write([][]byte{closeFrame(closeTryLater, "try again later")}) // best effort before closing
-		s.wire.close()
+		s.wire.refuse(closeFrame(closeTryLater, "try again later"))
 		return
 	}
 	g.sessions[s] = struct{}{}
 	g.running.Add(1)
 	g.mu.Unlock()
 	g.metrics.handshakes.WithLabelValues("ok").Inc()
-	go func() {
-		defer g.running.Done()
-		s.run()
-	}()
-}
-
-func (g *Gateway) forget(s *session) {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	delete(g.sessions, s)
+	s.wire.start()
 }
 
 func (g *Gateway) refuseSocket(w http.ResponseWriter) {
@@ -167,30 +169,53 @@ func (g *Gateway) sameOrigin(r *http.Request) bool {
 	return err == nil && u.Host != "" && strings.EqualFold(u.Host, r.Host)
 }
 
-// greet answers hello. It runs in the reader: until hello is answered nothing
-// else is.
-func (s *session) greet(f *edgev1.ClientFrame, hello *edgev1.HelloRequest) error {
+// greet answers hello. Until it is answered nothing else is read.
+func (s *session) greet(now time.Duration, f *edgev1.ClientFrame, hello *edgev1.HelloRequest) error {
 	if s.who != (caller{}) {
-		return s.badFrame(f.GetId(), "hello_twice", invalid("hello", "hello_twice", "this socket has said hello already"))
+		return s.badFrame(now, f.GetId(), "hello_twice", invalid("hello", "hello_twice", "this socket has said hello already"))
 	}
-	now := s.g.now()
-	if ok, after := s.g.admission.Admit(overload.Resume, uint64(now.UnixNano()), now); !ok {
+	wall := s.g.now()
+	if ok, after := s.g.admission.Admit(overload.Resume, uint64(wall.UnixNano()), wall); !ok {
 		s.g.metrics.refused.WithLabelValues(overload.Resume.String()).Inc()
-		s.refuseLoose(f.GetId(), "Hello", overloaded(after))
+		s.g.metrics.method("Hello").count(codeExhausted)
+		s.refuseLoose(f.GetId(), overloaded(after))
 		return nil
 	}
-	defer s.g.admission.Done(overload.Resume)
-	ctx, cancel := context.WithTimeout(s.ctx, overload.Deadline(overload.Resume, time.Duration(f.GetDeadlineMs())*time.Millisecond))
+	s.stalled = true
+	s.mu.Lock()
+	s.helloing = true
+	s.mu.Unlock()
+	started := s.spawn(func(ctx context.Context) {
+		defer s.g.admission.Done(overload.Resume)
+		defer s.greetOver()
+		s.answerHello(ctx, f, hello)
+	})
+	if !started { // the connection broke: nobody waits
+		s.g.admission.Done(overload.Resume)
+		s.greetOver()
+	}
+	return nil
+}
+
+// greetOver lets reading go on.
+func (s *session) greetOver() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.helloing = false
+	s.kickLocked()
+}
+
+func (s *session) answerHello(ctx context.Context, f *edgev1.ClientFrame, hello *edgev1.HelloRequest) {
+	ctx, cancel := context.WithTimeout(ctx, overload.Deadline(overload.Resume, time.Duration(f.GetDeadlineMs())*time.Millisecond))
 	defer cancel()
 	answer, refused := observe(ctx, s.g, "Hello", caller{}, hello, s.hello)
 	if refused != nil {
 		out := errorFrame(refused)
 		out.Id = f.GetId()
 		s.answer(out, looseFrame)
-		return nil
+		return
 	}
 	s.greeting(&edgev1.ServerFrame{Id: f.GetId(), Body: &edgev1.ServerFrame_Hello{Hello: answer}})
-	return nil
 }
 
 func (s *session) hello(ctx context.Context, _ caller, r *edgev1.HelloRequest) (_ *edgev1.HelloResponse, err error) {
@@ -234,7 +259,7 @@ func (s *session) hello(ctx context.Context, _ caller, r *edgev1.HelloRequest) (
 		g.metrics.graces.Inc()
 		g.log.Warn("session honoured while the backend cannot be asked", "user", access.User, "device", access.Device,
 			"session_known", proof.sessionKnown, "rooms_known", proof.roomsKnown, "positions_known", proof.positionsKnown)
-		s.working.Go(func() { s.reprove(who, access, r.GetPositions()) })
+		s.spawn(func(ctx context.Context) { s.reprove(ctx, who, access, r.GetPositions()) })
 	}
 	welcome = true
 	return &edgev1.HelloResponse{
@@ -312,18 +337,18 @@ func (s *session) prove(ctx context.Context, who caller, access auth.Access, exp
 // reprove asks again, less and less often, what could not be asked at hello.
 // When all is known the client is told to say hello again, which settles
 // everything; if that takes longer than the grace the session ends.
-func (s *session) reprove(who caller, access auth.Access, seen []*edgev1.Position) {
+func (s *session) reprove(ctx context.Context, who caller, access auth.Access, seen []*edgev1.Position) {
 	defer s.g.guard("ask again about a session")
 	ends := time.Now().Add(s.g.cfg.Grace)
 	for wait := firstReproof; ; wait = min(2*wait, mostReproof) {
 		timer := time.NewTimer(wait/2 + rand.N(wait/2)) // spread, as all of them wait for the same shard
 		select {
-		case <-s.ctx.Done():
+		case <-ctx.Done():
 			timer.Stop()
 			return
 		case <-timer.C:
 		}
-		p, err := s.prove(s.ctx, who, access, false, seen)
+		p, err := s.prove(ctx, who, access, false, seen)
 		switch {
 		case isRefusal(err, codeUnauthenticated):
 			s.finish(closeRevoked, "this device was signed out", true)
