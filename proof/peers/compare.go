@@ -50,7 +50,8 @@ func spreadOf(values []float64) Spread {
 	return Spread{Median: (s[(n-1)/2] + s[n/2]) / 2, Low: s[0], High: s[n-1]}
 }
 
-// Summary is one peer in one workload, over all rounds.
+// Summary is one peer in one workload, over the runs that count or, if none
+// does, over all, which Counting then says.
 type Summary struct {
 	Workload     string `json:"workload"`
 	Peer         string `json:"peer"`
@@ -131,6 +132,7 @@ func (c *Comparison) summarise(runs []Run) (out []Summary) {
 					s.Behind++
 				}
 			}
+			mine = counting(mine)
 			of := func(get func(Run) float64) Spread {
 				var v []float64
 				for _, r := range mine {
@@ -154,17 +156,34 @@ func (c *Comparison) summarise(runs []Run) (out []Summary) {
 func perSecond(r Run) float64    { return r.PerSecond }
 func perCPUSecond(r Run) float64 { return r.PerCPUSecond }
 
-// ratio divides the first peer's figure by this one's, round by round.
+// counting returns the runs that count or, if none does, all.
+func counting(runs []Run) []Run {
+	good := slices.DeleteFunc(slices.Clone(runs), func(r Run) bool { return !r.Counts })
+	if len(good) == 0 {
+		return runs
+	}
+	return good
+}
+
+// ratio divides the first peer's figure by this one's, round by round: of those
+// rounds in which both count or, if there is none, of all.
 func ratio(runs, mine []Run, first string, get func(Run) float64) Spread {
-	var v []float64
+	var good, all []float64
 	for _, m := range mine {
 		for _, r := range runs {
-			if r.Workload == m.Workload && r.Round == m.Round && r.Peer == first && get(m) > 0 {
-				v = append(v, get(r)/get(m))
+			if r.Workload != m.Workload || r.Round != m.Round || r.Peer != first || get(m) <= 0 {
+				continue
+			}
+			v := get(r) / get(m)
+			if all = append(all, v); r.Counts && m.Counts {
+				good = append(good, v)
 			}
 		}
 	}
-	return spreadOf(v)
+	if len(good) > 0 {
+		return spreadOf(good)
+	}
+	return spreadOf(all)
 }
 
 // Print writes the table.
@@ -190,8 +209,19 @@ func (r *Report) Print(out io.Writer) error {
 			fmt.Fprintf(t, "%s\t%s ÷ %s\t%s a second: %v\ta CPU-second: %v\n", s.Workload, r.Summaries[0].Peer, s.Peer, s.Operation, s.RatioPerSecond, s.RatioPerCPUSecond)
 		}
 	}
-	fmt.Fprintln(t, "\nA run counts if nothing failed and other processes used at most 10 % of the machine.")
-	return t.Flush()
+	if err := t.Flush(); err != nil {
+		return err
+	}
+	fmt.Fprintln(out)
+	told := map[string]bool{}
+	for _, run := range r.Runs {
+		if !told[run.Peer] {
+			told[run.Peer] = true
+			fmt.Fprintf(out, "%s (%s): acknowledged means that %s.\n", run.Peer, run.About.Version, run.About.Ack)
+		}
+	}
+	_, err := fmt.Fprintln(out, "\nA run counts if nothing failed and other processes used at most 10 % of the machine; figures are of the runs that count or, where none does, of all.")
+	return err
 }
 
 // String prints three or four digits.

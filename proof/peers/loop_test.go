@@ -256,6 +256,30 @@ func TestSpreadAndRatio(t *testing.T) {
 	}
 }
 
+func TestOnlyRunsThatCountAreSummedUp(t *testing.T) {
+	w := Workload{Send, 1}
+	c := Comparison{Peers: []Peer{&fakePeer{name: "a"}, &fakePeer{name: "b"}}, Workloads: []Workload{w}}
+	run := func(peer string, round int, perSecond float64, counts bool) Run {
+		return Run{Workload: w.String(), Peer: peer, Round: round, PerSecond: perSecond, Counts: counts}
+	}
+	got := c.summarise([]Run{
+		run("a", 1, 10, true), run("b", 1, 5, true),
+		run("a", 2, 1, false), run("b", 2, 4, true), // disturbed
+		run("a", 3, 30, true), run("b", 3, 1, false),
+	})
+	a, b := got[0], got[1]
+	if a.Runs != 3 || a.Counting != 2 || a.PerSecond != (Spread{20, 10, 30}) {
+		t.Errorf("a: %+v", a)
+	}
+	if b.Counting != 2 || b.PerSecond != (Spread{4.5, 4, 5}) || b.RatioPerSecond != (Spread{2, 2, 2}) {
+		t.Errorf("b: %+v", b)
+	}
+	got = c.summarise([]Run{run("a", 1, 9, false), run("b", 1, 3, false)})
+	if got[0].Counting != 0 || got[0].PerSecond.Median != 9 || got[1].RatioPerSecond.Median != 3 {
+		t.Errorf("where none counts: %+v", got)
+	}
+}
+
 func TestJudge(t *testing.T) {
 	for why, r := range map[string]Run{
 		"":        {Ops: 1, Shares: shares{Other: 0.1}},
