@@ -48,7 +48,7 @@ type Ceiling interface {
 // Tx reads and writes the state of one shard; reads see earlier writes.
 type Tx interface {
 	Reader
-	// Set keeps value, which nobody modifies afterwards; it copies key.
+	// Set and Delete may keep what they are given: nobody modifies it afterwards.
 	Set(key, value []byte) error
 	Delete(key []byte) error
 }

@@ -71,7 +71,8 @@ type Outcome struct {
 // holds an event that some releases can apply and others cannot (invariant 12).
 // m.TimeMs and m.Rules must be those of the record that the events go into.
 func Step(tx Tx, m Meta, cmd *nodev1.Command) (Outcome, error) {
-	d, err := Decide(tx, Env{NowMs: m.TimeMs}, cmd)
+	o := newOverlay(tx)
+	d, err := Decide(o, Env{NowMs: m.TimeMs}, cmd)
 	if err != nil {
 		return Outcome{}, err
 	}
@@ -79,7 +80,6 @@ func Step(tx Tx, m Meta, cmd *nodev1.Command) (Outcome, error) {
 	if len(d.Events) == 0 {
 		return out, nil
 	}
-	o := newOverlay(tx)
 	for _, ev := range d.Events {
 		if err := checkRules(m.Rules, ev); err != nil {
 			return Outcome{}, err
@@ -91,7 +91,11 @@ func Step(tx Tx, m Meta, cmd *nodev1.Command) (Outcome, error) {
 		if aside != nil {
 			return stepAside(tx, m, ev, aside)
 		}
-		out.Feed = append(out.Feed, feed...)
+		if out.Feed == nil {
+			out.Feed = feed
+		} else {
+			out.Feed = append(out.Feed, feed...)
+		}
 	}
 	if err := o.flush(); err != nil {
 		return Outcome{}, err

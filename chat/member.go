@@ -190,9 +190,11 @@ func eventMember(r Reader, room id.ID, raw []byte) (id.ID, *journalv1.MemberStat
 	if err != nil {
 		return id.ID{}, nil, err
 	}
-	m, err := readMember(r, room, user)
-	if err != nil {
-		return id.ID{}, nil, err
+	m := takeMember(r, room, user)
+	if m == nil {
+		if m, err = readMember(r, room, user); err != nil {
+			return id.ID{}, nil, err
+		}
 	}
 	if m == nil || m.GetLeft() {
 		return id.ID{}, nil, badEvent("of %s, who is no member of room %s", user, room)

@@ -57,6 +57,7 @@ func decideSend(r Reader, env Env, actor []byte, c *nodev1.Send) (Decision, erro
 	if s == nil {
 		return Decision{}, refuse(RoomUnknown, "roomId")
 	}
+	keepRoom(r, s)
 	before, err := sentAs(r, room, sender, c.GetClientId())
 	if err != nil {
 		return Decision{}, err
@@ -71,6 +72,7 @@ func decideSend(r Reader, env Env, actor []byte, c *nodev1.Send) (Decision, erro
 	if err != nil {
 		return Decision{}, err
 	}
+	keepMember(r, room, sender, m)
 	// Who has left a direct room comes back to it by sending.
 	if m == nil || m.GetLeft() && s.GetKind() != direct {
 		return Decision{}, refuse(NotAMember, "roomId")
@@ -81,8 +83,8 @@ func decideSend(r Reader, env Env, actor []byte, c *nodev1.Send) (Decision, erro
 	if !visible(s, m, c.GetReplyTo()) {
 		return Decision{}, refuse(ReplyUnknown, "replyTo")
 	}
-	var d Decision
 	members := s.GetMemberCount()
+	var events []*journalv1.Event
 	if s.GetKind() == direct {
 		back, err := directSend(r, room, s, sender)
 		if err != nil {
@@ -90,16 +92,17 @@ func decideSend(r Reader, env Env, actor []byte, c *nodev1.Send) (Decision, erro
 		}
 		if len(back) > 0 {
 			members += uint32(len(back))
-			d.Events = append(d.Events, membersJoined(room, sender, back))
+			events = append(events, membersJoined(room, sender, back))
 		}
 	}
 	sent := &journalv1.MessageSent{
-		RoomId: room.Bytes(), Seq: s.GetLastSeq() + 1, SenderId: sender.Bytes(),
+		RoomId: c.GetRoomId(), Seq: s.GetLastSeq() + 1, SenderId: actor,
 		ClientId: c.GetClientId(), Text: c.GetText(), ReplyTo: c.GetReplyTo(),
 	}
-	d.Events = append(d.Events, &journalv1.Event{Kind: &journalv1.Event_MessageSent{MessageSent: sent}})
-	d.Reply = messageReply(edgeSent(room, sender, sent, env.NowMs, members-1))
-	return d, nil
+	return Decision{
+		Events: append(events, &journalv1.Event{Kind: &journalv1.Event_MessageSent{MessageSent: sent}}),
+		Reply:  messageReply(edgeSent(room, sender, sent, env.NowMs, members-1)),
+	}, nil
 }
 
 // sentAs returns the number of the message that sender has sent to room under
@@ -225,7 +228,7 @@ func applyMessageSent(tx Tx, meta Meta, ev *journalv1.MessageSent) ([]*nodev1.Fe
 		}
 	}
 	message := edgeSent(room, sender, ev, meta.TimeMs, s.GetMemberCount()-1)
-	return []*nodev1.FeedItem{{RoomId: room.Bytes(), Event: &edgev1.Event{Event: &edgev1.Event_Message{
+	return []*nodev1.FeedItem{{RoomId: ev.GetRoomId(), Event: &edgev1.Event{Event: &edgev1.Event_Message{
 		Message: &edgev1.MessageEvent{Message: message},
 	}}}}, nil
 }

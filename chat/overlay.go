@@ -3,6 +3,9 @@ package chat
 import (
 	"bytes"
 	"slices"
+
+	journalv1 "github.com/bongsu-im/bongsu/gen/bongsu/journal/v1"
+	"github.com/bongsu-im/bongsu/internal/id"
 )
 
 // overlay is a savepoint: it reads through to the transaction below and holds
@@ -16,6 +19,8 @@ type overlay struct {
 	// inStore is set while a call to below is under way: a panic there is the
 	// store's failure, never the event's.
 	inStore bool
+	decided decidedOn
+	first   [6]pending // of writes: as many as most events make
 }
 
 type pending struct {
@@ -25,7 +30,9 @@ type pending struct {
 const indexAbove = 16
 
 func newOverlay(below Tx) *overlay {
-	return &overlay{below: below, writes: make([]pending, 0, 8)}
+	o := &overlay{below: below}
+	o.writes = o.first[:0]
+	return o
 }
 
 func (o *overlay) find(key []byte) int {
@@ -111,7 +118,10 @@ func (o *overlay) inRange(low, high []byte, reverse bool) []pending {
 
 // Set implements Tx. An empty value is kept as a value.
 func (o *overlay) Set(key, value []byte) error {
-	o.put(key, append(make([]byte, 0, len(value)), value...))
+	if value == nil {
+		value = []byte{}
+	}
+	o.put(key, value)
 	return nil
 }
 
@@ -126,7 +136,7 @@ func (o *overlay) put(key, value []byte) {
 		o.writes[i].value = value
 		return
 	}
-	o.writes = append(o.writes, pending{bytes.Clone(key), value})
+	o.writes = append(o.writes, pending{key, value})
 	switch {
 	case o.index != nil:
 		o.index[string(key)] = len(o.writes) - 1
@@ -157,7 +167,64 @@ func (o *overlay) flush() error {
 	return nil
 }
 
-// drop forgets every write.
+// drop forgets every write, and what was decided on.
 func (o *overlay) drop() {
-	o.writes, o.index = o.writes[:0], nil
+	o.writes, o.index, o.decided = o.writes[:0], nil, decidedOn{}
+}
+
+// Above implements Ceiling, as far as the transaction below does.
+func (o *overlay) Above(key []byte, prefix int) (bool, error) {
+	c, ok := o.below.(Ceiling)
+	if !ok || len(o.writes) > 0 {
+		return false, nil
+	}
+	o.inStore = true
+	above, err := c.Above(key, prefix)
+	o.inStore = false
+	return above, err
+}
+
+// decidedOn is the room and the member that a command was decided on, decoded.
+// The event that follows takes them instead of decoding the same bytes again.
+// They are taken once and only before the first write, as whoever takes them
+// changes them.
+type decidedOn struct {
+	room     *journalv1.RoomState
+	member   *journalv1.MemberState
+	memberOf id.ID // the room that member is of
+	user     id.ID // who member is
+}
+
+// keepRoom and keepMember remember what a decision reads through an overlay.
+func keepRoom(r Reader, s *journalv1.RoomState) {
+	if o, ok := r.(*overlay); ok && len(o.writes) == 0 {
+		o.decided.room = s
+	}
+}
+
+func keepMember(r Reader, room, user id.ID, m *journalv1.MemberState) {
+	if o, ok := r.(*overlay); ok && len(o.writes) == 0 {
+		o.decided.member, o.decided.memberOf, o.decided.user = m, room, user
+	}
+}
+
+// takeRoom returns the room if it is the one kept, else nil.
+func takeRoom(r Reader, room id.ID) *journalv1.RoomState {
+	o, ok := r.(*overlay)
+	if !ok || len(o.writes) > 0 || !bytes.Equal(o.decided.room.GetRoomId(), room[:]) {
+		return nil
+	}
+	s := o.decided.room
+	o.decided.room = nil
+	return s
+}
+
+func takeMember(r Reader, room, user id.ID) *journalv1.MemberState {
+	o, ok := r.(*overlay)
+	if !ok || len(o.writes) > 0 || o.decided.memberOf != room || o.decided.user != user {
+		return nil
+	}
+	m := o.decided.member
+	o.decided.member = nil
+	return m
 }

@@ -47,6 +47,7 @@ func workingRoom(r Reader, actor, rawRoom []byte) (user, room id.ID, s *journalv
 	} else if s.GetStopped() != "" {
 		err = refuse(RoomIsStopped, "roomId")
 	}
+	keepRoom(r, s)
 	return
 }
 
@@ -61,6 +62,7 @@ func memberRoom(r Reader, actor, rawRoom []byte) (user, room id.ID, s *journalv1
 	if m == nil || m.GetLeft() {
 		err = refuse(NotAMember, "roomId")
 	}
+	keepMember(r, room, user, m)
 	return
 }
 
@@ -181,9 +183,11 @@ func eventRoom(r Reader, raw []byte) (id.ID, *journalv1.RoomState, error) {
 	if err != nil {
 		return id.ID{}, nil, err
 	}
-	s, err := readRoom(r, room)
-	if err != nil {
-		return id.ID{}, nil, err
+	s := takeRoom(r, room)
+	if s == nil {
+		if s, err = readRoom(r, room); err != nil {
+			return id.ID{}, nil, err
+		}
 	}
 	if s == nil {
 		return id.ID{}, nil, badEvent("in room %s, which does not exist", room)
