@@ -1,26 +1,79 @@
 package main
 
 import (
+	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
 	"time"
 
 	"github.com/bongsu-im/bongsu/proof/load"
 )
 
 type benchCmd struct {
-	Send    benchSendCmd    `cmd:"" help:"W1: pairs of people, each sender with one message outstanding."`
-	Deliver benchDeliverCmd `cmd:"" help:"W2: a fixed rate of messages, latency from the intended send time to the other's socket."`
-	Fanout  benchFanoutCmd  `cmd:"" help:"W3: one room whose members are all online; counts deliveries."`
-	Idle    benchIdleCmd    `cmd:"" help:"W4: signed-in sockets that are silent; memory of the server by their number."`
-	History benchHistoryCmd `cmd:"" help:"W5: the last 50 messages of a room."`
-	Ceiling benchCeilingCmd `cmd:"" help:"What this machine allows: the same generator against a bare relay that stores nothing."`
-	Compare benchCompareCmd `cmd:"" help:"Measure two server binaries in turns and say how they differ."`
-	Relay   benchRelayCmd   `cmd:"" hidden:"" help:"The bare relay of the ceiling."`
+	Send     benchSendCmd     `cmd:"" help:"W1: pairs of people, each sender with one message outstanding."`
+	Deliver  benchDeliverCmd  `cmd:"" help:"W2: a fixed rate of messages, latency from the intended send time to the other's socket."`
+	Fanout   benchFanoutCmd   `cmd:"" help:"W3: one room whose members are all online; counts deliveries."`
+	Idle     benchIdleCmd     `cmd:"" help:"W4: signed-in sockets that are silent; memory of the server by their number."`
+	History  benchHistoryCmd  `cmd:"" help:"W5: the last 50 messages of a room."`
+	Receipts benchReceiptsCmd `cmd:"" help:"W7: fan-out whose members mark each message as read; counts what that costs."`
+	Ceiling  benchCeilingCmd  `cmd:"" help:"What this machine allows: the same generator against a bare relay that stores nothing."`
+	Compare  benchCompareCmd  `cmd:"" help:"Measure two servers in turns and say how they differ."`
+	Suite    benchSuiteCmd    `cmd:"" help:"Every workload, in turns, with goals and a report."`
+	Relay    benchRelayCmd    `cmd:"" hidden:"" help:"The bare relay of the ceiling."`
 }
+
+// reportFlags say what is written beside the table.
+type reportFlags struct {
+	JSON bool   `name:"json" help:"Print one JSON object as the last line of standard output."`
+	HTML string `name:"html" help:"Write a report with plots: one file that needs nothing else." placeholder:"FILE" type:"path"`
+}
+
+// benchReport is what a measurement ends with.
+type benchReport interface {
+	Print(w io.Writer, asJSON bool) error
+	HTML(w io.Writer) error
+}
+
+// show prints a report, and turns a failed one into the exit status.
+func (f *reportFlags) show(r benchReport, passed bool) error {
+	if err := r.Print(os.Stdout, f.JSON); err != nil {
+		return err
+	}
+	if f.HTML != "" {
+		var page bytes.Buffer
+		if err := r.HTML(&page); err != nil {
+			return err
+		}
+		if err := os.WriteFile(f.HTML, page.Bytes(), 0o644); err != nil {
+			return fmt.Errorf("write the report: %w", err)
+		}
+	}
+	if !passed {
+		return errRed
+	}
+	return nil
+}
+
+// commandLine is what was typed, without the folders of the binary.
+func commandLine() string {
+	words := append([]string{filepath.Base(os.Args[0])}, os.Args[1:]...)
+	for i, w := range words {
+		if strings.ContainsAny(w, " \t\"'") {
+			words[i] = strconv.Quote(w)
+		}
+	}
+	return strings.Join(words, " ")
+}
+
+func nowInWords() string { return time.Now().UTC().Format("2006-01-02 15:04 UTC") }
 
 // benchFlags are those that every bench has.
 type benchFlags struct {
@@ -28,13 +81,21 @@ type benchFlags struct {
 	Seconds int    `help:"Time for warm-up and window together; 0 means 8 s and 30 s." default:"0"`
 	Seed    uint64 `help:"Seed of message IDs; 0 draws one."`
 	Bytes   int    `help:"Bytes of each message." default:"128"`
+	Shards  int    `help:"Shards of the server that is started; 0 means its default." default:"0"`
+	Serve   string `help:"More flags for the server that is started, in one word: --serve='--log-level debug'." placeholder:"FLAGS"`
+	From    string `help:"Data folder of a stopped server, a copy of which is served instead of an empty one." placeholder:"DIR" type:"existingdir"`
+	TLS     bool   `name:"tls" help:"The server speaks TLS, with a certificate made for the run."`
 	Bin     string `help:"Server binary to measure; empty means this one." hidden:""`
-	JSON    bool   `name:"json" help:"Print one JSON object as the last line of standard output."`
+	reportFlags
 }
 
 func (f *benchFlags) config(p *progress) load.Config {
+	server := strings.Fields(f.Serve)
+	if f.Shards > 0 {
+		server = append([]string{"--shards", strconv.Itoa(f.Shards)}, server...)
+	}
 	return load.Config{
-		Target: f.Target, Bin: f.Bin, Seed: f.Seed, Bytes: f.Bytes,
+		Target: f.Target, Bin: f.Bin, Seed: f.Seed, Bytes: f.Bytes, Server: server, From: f.From, TLS: f.TLS,
 		Bound: time.Duration(f.Seconds) * time.Second, Progress: p.show,
 	}
 }
@@ -44,13 +105,8 @@ func (f *benchFlags) finish(p *progress, r load.Result, err error) error {
 	if err != nil {
 		return err
 	}
-	if err := r.Print(os.Stdout, f.JSON); err != nil {
-		return err
-	}
-	if !r.Passed {
-		return errRed
-	}
-	return nil
+	r.Details.Command, r.Details.When = commandLine(), nowInWords()
+	return f.show(r, r.Passed)
 }
 
 // ceilingFlag is of those benches that have a ceiling.
@@ -58,9 +114,22 @@ type ceilingFlag struct {
 	Ceiling bool `help:"Measure a bare relay afterwards and print the ratio."`
 }
 
+// rateFlag is of closed loops that may be open.
+type rateFlag struct {
+	Rate float64 `help:"Messages a second, sent at their times whatever the server does; 0 means that each waits for one before it." default:"0"`
+}
+
+func (f *rateFlag) check() error {
+	if f.Rate < 0 {
+		return fmt.Errorf("%g messages a second: want more than none, or 0 for a closed loop", f.Rate)
+	}
+	return nil
+}
+
 type benchSendCmd struct {
 	benchFlags
 	ceilingFlag
+	rateFlag
 	Senders int `help:"Pairs of people." default:"100"`
 }
 
@@ -69,6 +138,9 @@ func (c *benchSendCmd) Run(ctx context.Context) error {
 	cfg := c.config(p)
 	if cfg.Senders = c.Senders; c.Senders < 1 {
 		return fmt.Errorf("%d senders: want at least 1", c.Senders)
+	}
+	if cfg.Rate = c.Rate; c.check() != nil {
+		return c.check()
 	}
 	cfg.Ceiling = c.Ceiling
 	r, err := load.Send(ctx, cfg)
@@ -93,20 +165,51 @@ func (c *benchDeliverCmd) Run(ctx context.Context) error {
 	return c.finish(p, r, err)
 }
 
+// roomFlags are of those benches that fill one room.
+type roomFlags struct {
+	Members int           `help:"Members of the room, 10 of whom send." default:"100"`
+	Settle  time.Duration `help:"Wait after the last join; 0 means 30 s, or a fifth of --seconds." default:"0s"`
+}
+
+func (f *roomFlags) set(cfg *load.Config) error {
+	if cfg.Members, cfg.Settle = f.Members, f.Settle; f.Members < 2 {
+		return fmt.Errorf("%d members: want at least 2", f.Members)
+	}
+	return nil
+}
+
 type benchFanoutCmd struct {
 	benchFlags
 	ceilingFlag
-	Members int `help:"Members of the room, 10 of whom send." default:"100"`
+	rateFlag
+	roomFlags
 }
 
 func (c *benchFanoutCmd) Run(ctx context.Context) error {
 	p := &progress{start: time.Now()}
 	cfg := c.config(p)
-	if cfg.Members = c.Members; c.Members < 2 {
-		return fmt.Errorf("%d members: want at least 2", c.Members)
+	cfg.Rate, cfg.Ceiling = c.Rate, c.Ceiling
+	if err := errors.Join(c.set(&cfg), c.check()); err != nil {
+		return err
 	}
-	cfg.Ceiling = c.Ceiling
 	r, err := load.Fanout(ctx, cfg)
+	return c.finish(p, r, err)
+}
+
+type benchReceiptsCmd struct {
+	benchFlags
+	rateFlag
+	roomFlags
+}
+
+func (c *benchReceiptsCmd) Run(ctx context.Context) error {
+	p := &progress{start: time.Now()}
+	cfg := c.config(p)
+	cfg.Rate = c.Rate
+	if err := errors.Join(c.set(&cfg), c.check()); err != nil {
+		return err
+	}
+	r, err := load.Receipts(ctx, cfg)
 	return c.finish(p, r, err)
 }
 
@@ -128,8 +231,9 @@ func (c *benchIdleCmd) Run(ctx context.Context) error {
 type benchCeilingCmd struct {
 	benchFlags
 	// No defaults: a flag that has one counts as given beside the other.
-	Senders int `help:"Pairs of people, as in send; 100 without either." xor:"kind"`
-	Members int `help:"Members of a room, as in fanout." xor:"kind"`
+	Senders int     `help:"Pairs of people, as in send; 100 without any of these." xor:"kind"`
+	Members int     `help:"Members of a room, as in fanout." xor:"kind"`
+	Rate    float64 `help:"Messages a second, as in deliver." xor:"kind"`
 }
 
 func (c *benchCeilingCmd) Run(ctx context.Context) error {
@@ -138,11 +242,18 @@ func (c *benchCeilingCmd) Run(ctx context.Context) error {
 	switch {
 	case c.Target != "":
 		return errors.New("a ceiling is of this machine, not of a target")
-	case c.Senders < 0 || c.Members < 0 || c.Members == 1:
-		return fmt.Errorf("%d senders, %d members: want at least 1 sender or 2 members", c.Senders, c.Members)
+	case c.Senders < 0 || c.Members < 0 || c.Members == 1 || c.Rate < 0:
+		return fmt.Errorf("%d senders, %d members, %g messages a second: want at least 1 sender or 2 members, or a rate", c.Senders, c.Members, c.Rate)
 	}
-	cfg.Senders, cfg.Members = c.Senders, c.Members
-	r, err := load.Ceiling(ctx, cfg, c.Members > 0)
+	cfg.Senders, cfg.Members, cfg.Rate = c.Senders, c.Members, c.Rate
+	like := "send"
+	switch {
+	case c.Members > 0:
+		like = "fanout"
+	case c.Rate > 0:
+		like = "deliver"
+	}
+	r, err := load.Ceiling(ctx, cfg, like)
 	return c.finish(p, r, err)
 }
 
@@ -159,12 +270,27 @@ func (c *benchRelayCmd) Run(ctx context.Context) error {
 }
 
 type benchCompareCmd struct {
-	A      string   `arg:"" help:"Server binary." type:"existingfile"`
-	B      string   `arg:"" help:"The other." type:"existingfile"`
-	Rounds int      `help:"Runs of each, in turns." default:"6"`
-	Seed   uint64   `help:"Seed of the runs and of the interval; 0 draws one."`
-	JSON   bool     `name:"json" help:"Print one JSON object as the last line of standard output."`
+	A      string   `arg:"" help:"Server binary, or self for this one."`
+	B      string   `arg:"" help:"The other."`
+	FlagsA string   `name:"a" help:"Flags of the bench for A alone, in one word: --a='--shards 1'." placeholder:"FLAGS"`
+	FlagsB string   `name:"b" help:"The same for B." placeholder:"FLAGS"`
+	Rounds int      `help:"Runs of each, in turns." default:"3"`
+	Seed   uint64   `help:"Seed of the runs; 0 draws one."`
 	Bench  []string `arg:"" passthrough:"" help:"After --, a bench and its flags: -- send --senders 100."`
+	reportFlags
+}
+
+// side names one of the two.
+func side(bin, flags string) (load.Side, error) {
+	s := load.Side{Flags: strings.Fields(flags)}
+	if bin == "self" {
+		return s, nil
+	}
+	if _, err := os.Stat(bin); err != nil {
+		return s, fmt.Errorf("a server's binary, or self: %w", err)
+	}
+	s.Bin = bin
+	return s, nil
 }
 
 func (c *benchCompareCmd) Run(ctx context.Context) error {
@@ -179,21 +305,64 @@ func (c *benchCompareCmd) Run(ctx context.Context) error {
 	if len(bench) > 0 && bench[0] == "--" {
 		bench = bench[1:]
 	}
+	a, errA := side(c.A, c.FlagsA)
+	b, errB := side(c.B, c.FlagsB)
+	if err := errors.Join(errA, errB); err != nil {
+		return err
+	}
 	p := &progress{start: time.Now()}
 	r, err := load.Compare(ctx, load.CompareConfig{
-		Self: self, A: c.A, B: c.B, Rounds: c.Rounds, Seed: c.Seed, Bench: bench, Progress: p.show,
+		Self: self, A: a, B: b, Rounds: c.Rounds, Seed: c.Seed, Bench: bench, Progress: p.show,
 	})
 	p.end()
 	if err != nil {
 		return err
 	}
-	if err := r.Print(os.Stdout, c.JSON); err != nil {
+	r.Details.Command, r.Details.When = commandLine(), nowInWords()
+	return c.show(r, r.Passed)
+}
+
+type benchSuiteCmd struct {
+	Runs    int           `help:"Runs of each workload, in turns; 0 means 3, or 1 with --quick." default:"0"`
+	Quick   bool          `help:"A slice of two minutes: smaller and shorter."`
+	Within  time.Duration `help:"No run begins after this; 0 means 4 h, or 10 min with --quick." default:"0s"`
+	Seconds int           `help:"The same as --within, in seconds." default:"0"`
+	Seed    uint64        `help:"Seed of the runs; 0 draws one."`
+	Bin     string        `help:"Server binary to measure; empty means this one." hidden:""`
+	Out     string        `help:"Write all results as JSON." placeholder:"FILE" type:"path"`
+	reportFlags
+}
+
+func (c *benchSuiteCmd) Run(ctx context.Context) error {
+	if c.Runs < 0 {
+		return fmt.Errorf("%d runs: want at least 1", c.Runs)
+	}
+	self, err := os.Executable()
+	if err != nil {
+		return fmt.Errorf("find our own binary: %w", err)
+	}
+	if c.Within == 0 {
+		c.Within = time.Duration(c.Seconds) * time.Second
+	}
+	p := &progress{start: time.Now()}
+	s, err := load.RunSuite(ctx, load.SuiteConfig{
+		Self: self, Bin: c.Bin, Runs: c.Runs, Quick: c.Quick, Within: c.Within, Seed: c.Seed, Progress: p.show,
+	})
+	p.end()
+	if err != nil {
 		return err
 	}
-	if !r.Passed {
-		return errRed
+	s.Details.Command, s.Details.When = commandLine(), nowInWords()
+	if c.Out != "" {
+		b, err := json.MarshalIndent(s, "", "\t")
+		if err != nil {
+			return fmt.Errorf("write the results: %w", err)
+		}
+		if err := os.WriteFile(c.Out, append(b, '\n'), 0o644); err != nil {
+			return fmt.Errorf("write the results: %w", err)
+		}
 	}
-	return nil
+	return c.show(s, s.Passed)
 }
 
 type benchHistoryCmd struct {

@@ -4,5 +4,6 @@ package child
 
 import "syscall"
 
-// dieWithParent: only Linux can.
-func dieWithParent() *syscall.SysProcAttr { return nil }
+// attributes keep a Ctrl-C at the terminal from reaching servers: it is for us,
+// who then stop them.
+func attributes() *syscall.SysProcAttr { return &syscall.SysProcAttr{Setpgid: true} }

@@ -11,6 +11,7 @@ package child
 import (
 	"bytes"
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -18,6 +19,8 @@ import (
 	"net/http"
 	"os"
 	"os/exec"
+	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -34,6 +37,11 @@ type Server struct {
 	Addr string
 	// Args are given after those that follow from the fields above.
 	Args []string
+	// Verb is what the binary is told to do at --listen Addr; nil means to serve
+	// Data without the echo friend.
+	Verb []string
+	// TLS, if set, makes the base URL https and is what probes trust.
+	TLS *tls.Config
 
 	cmd    *exec.Cmd
 	ended  chan struct{} // closed when the process is gone
@@ -53,14 +61,38 @@ func FreeAddr() (string, error) {
 }
 
 // BaseURL is where clients reach the server.
-func (s *Server) BaseURL() string { return "http://" + s.Addr }
+func (s *Server) BaseURL() string {
+	if s.TLS != nil {
+		return "https://" + s.Addr
+	}
+	return "http://" + s.Addr
+}
 
-// Start starts the process and returns at once. The echo friend is off.
+// PlainEnvironment leaves settings of Bongsu out of an environment: they would
+// change what is proved or measured.
+func PlainEnvironment(environment []string) (out []string) {
+	for _, e := range environment {
+		if !strings.HasPrefix(e, "BONGSU_") {
+			out = append(out, e)
+		}
+	}
+	return out
+}
+
+// Start starts the process, without our settings in its environment, and
+// returns at once.
 func (s *Server) Start() error {
-	args := append([]string{"serve", "--data", s.Data, "--listen", s.Addr, "--no-echo"}, s.Args...)
-	cmd := exec.Command(s.Bin, args...)
-	cmd.Stdout, cmd.Stderr = &s.log, &s.log
-	cmd.SysProcAttr = dieWithParent()
+	verb := s.Verb
+	if verb == nil {
+		verb = []string{"serve", "--data", s.Data, "--no-echo"}
+	}
+	if s.TLS != nil && s.probes.Transport == nil {
+		s.probes.Transport = &http.Transport{TLSClientConfig: s.TLS}
+	}
+	// Not CommandContext: it would kill where we want to ask first.
+	cmd := exec.Command(s.Bin, slices.Concat(verb, []string{"--listen", s.Addr}, s.Args)...)
+	cmd.Stdout, cmd.Stderr, cmd.Env = &s.log, &s.log, PlainEnvironment(os.Environ())
+	cmd.SysProcAttr = attributes()
 	if err := cmd.Start(); err != nil {
 		return fmt.Errorf("start %s: %w", s.Bin, err)
 	}
@@ -86,7 +118,7 @@ func (s *Server) Ready(ctx context.Context) error {
 		}
 		select {
 		case <-s.ended:
-			return fmt.Errorf("the server ended before it was ready: %w\n%s", s.why(), s.Log())
+			return fmt.Errorf("the server ended before it was ready: %w", s.Died())
 		case <-ctx.Done():
 			return fmt.Errorf("the server is not ready: %w\n%s", ctx.Err(), s.Log())
 		case <-tick.C:
@@ -115,7 +147,7 @@ func (s *Server) ready(ctx context.Context) bool {
 func (s *Server) Kill() error {
 	select {
 	case <-s.ended:
-		return fmt.Errorf("the server ended by itself: %w\n%s", s.why(), s.Log())
+		return s.Died()
 	default:
 	}
 	if err := s.cmd.Process.Kill(); err != nil {
@@ -124,37 +156,48 @@ func (s *Server) Kill() error {
 	<-s.ended
 	status, ok := s.cmd.ProcessState.Sys().(syscall.WaitStatus)
 	if !ok || !status.Signaled() || status.Signal() != syscall.SIGKILL {
-		return fmt.Errorf("the server ended by itself: %w\n%s", s.why(), s.Log())
+		return s.Died()
 	}
 	return nil
 }
 
-// Stop asks the process to end and kills it if it has not within the time.
+// Stop asks the process to end and kills it if it has not within the time. One
+// that had ended before is fine: whoever waited for it has said so.
 func (s *Server) Stop(within time.Duration) error {
 	if s.cmd == nil {
 		return nil
+	}
+	select {
+	case <-s.ended:
+		return nil
+	default:
 	}
 	t := time.NewTimer(within)
 	defer t.Stop()
 	_ = s.cmd.Process.Signal(syscall.SIGTERM) // gone already is as good
 	select {
 	case <-s.ended:
+		if s.err != nil {
+			return fmt.Errorf("the server stopped badly: %w\n%s", s.err, s.Log())
+		}
 		return nil
 	case <-t.C:
 		_ = s.cmd.Process.Kill()
 		<-s.ended
-		return fmt.Errorf("the server did not stop within %s", within)
+		return fmt.Errorf("the server did not stop within %s and was killed\n%s", within, s.Log())
 	}
 }
 
 // Ended is closed when the process started last is gone.
 func (s *Server) Ended() <-chan struct{} { return s.ended }
 
-func (s *Server) why() error {
-	if s.err == nil {
-		return errors.New("exit status 0")
+// Died says how the process ended by itself. Call it once Ended is closed.
+func (s *Server) Died() error {
+	err := s.err
+	if err == nil {
+		err = errors.New("exit status 0")
 	}
-	return s.err
+	return fmt.Errorf("the server ended by itself: %w\n%s", err, s.Log())
 }
 
 // PID of the process started last.

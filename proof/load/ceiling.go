@@ -24,19 +24,19 @@ func withCeiling(ctx context.Context, cfg Config, measure func(context.Context, 
 
 // onRelay is the configuration of the same measurement on a relay.
 func (c Config) onRelay() Config {
-	c.Target, c.HTTPClient, c.relay = "", nil, true
+	c.Target, c.HTTPClient, c.relay, c.Server, c.From = "", nil, true, nil, ""
 	return c
 }
 
-// Ceiling measures the relay alone, with the generator of Fanout if fanout is
-// set, else with that of Send.
-func Ceiling(ctx context.Context, cfg Config, fanout bool) (Result, error) {
+// Ceiling measures the relay alone, with the generator of a workload: send,
+// deliver or fanout.
+func Ceiling(ctx context.Context, cfg Config, like string) (Result, error) {
+	measure, ok := map[string]func(context.Context, Config) (Result, error){"send": send, "deliver": deliver, "fanout": fanOut}[like]
+	if !ok {
+		return Result{}, fmt.Errorf("no ceiling is like %q", like)
+	}
 	if err := cfg.setDefaults(); err != nil {
 		return Result{}, err
-	}
-	measure := send
-	if fanout {
-		measure = fanOut
 	}
 	res, err := measure(ctx, cfg.onRelay())
 	// Goals are for messengers.

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"math"
 	"math/rand/v2"
 	"os"
 	"slices"
@@ -14,7 +15,7 @@ import (
 // playBench is a bench: A reaches 100/s, B 200/s and fails.
 func playBench(args []string) {
 	i := slices.Index(args, "--bin")
-	if i < 0 || !slices.Contains(args, "--json") || args[0] != "bench" || args[1] != "send" {
+	if i < 0 || !slices.Contains(args, "--json") || args[0] != "bench" || args[1] != "send" || slices.Contains(args, "--shards") != (args[i+1] == "A") {
 		fmt.Fprintln(os.Stderr, "bad arguments:", args)
 		os.Exit(2)
 	}
@@ -46,7 +47,7 @@ func TestCompareRunsInTurns(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Setenv("LOAD_TEST_LOG", log)
-	cfg := CompareConfig{Self: os.Args[0], A: "A", B: "B", Rounds: 2, Bench: []string{"send", "--senders", "3"}, Seed: 9}
+	cfg := CompareConfig{Self: os.Args[0], A: Side{Bin: "A", Flags: []string{"--shards", "1"}}, B: Side{Bin: "B"}, Rounds: 2, Bench: []string{"send", "--senders", "3"}, Seed: 9}
 	c, err := Compare(t.Context(), cfg)
 	if err != nil {
 		t.Fatal(err)
@@ -61,7 +62,7 @@ func TestCompareRunsInTurns(t *testing.T) {
 	if c.Passed || c.Details.Failed != 2 || len(c.Details.Figures) != 2 { // p99 is 0, the CPU of A unknown
 		t.Errorf("%+v", c)
 	}
-	if f := c.Details.Figures[0]; f.Figure != "ops_per_s" || f.MedianA != 100 || f.MedianB != 200 || f.Ratio != 2 || f.Low != 2 || f.High != 2 {
+	if f := c.Details.Figures[0]; f.Figure != "ops_per_s" || f.MedianA != 100 || f.MedianB != 200 || f.Ratio != 2 || f.Low != 2 || f.High != 2 || !strings.Contains(c.Details.A, "--shards 1") {
 		t.Errorf("%+v", f)
 	}
 	var out bytes.Buffer
@@ -73,7 +74,16 @@ func TestCompareRunsInTurns(t *testing.T) {
 	if err := json.Unmarshal([]byte(lines[len(lines)-1]), &keys); err != nil || keys["name"] != "compare" || keys["passed"] != false {
 		t.Errorf("%v in %s", err, lines[len(lines)-1])
 	}
-	cfg.B = "C"
+	var page bytes.Buffer
+	if err := c.HTML(&page); err != nil || !strings.Contains(page.String(), "2 runs failed") || !strings.Contains(page.String(), "too few rounds") {
+		t.Errorf("%v in %s", err, &page)
+	}
+	same := cfg
+	same.B = same.A
+	if _, err := Compare(t.Context(), same); err == nil {
+		t.Error("compared one with itself")
+	}
+	cfg.B = Side{Bin: "C"}
 	if _, err := Compare(t.Context(), cfg); err == nil || !strings.Contains(err.Error(), "no such server") {
 		t.Errorf("%v", err)
 	}
@@ -85,44 +95,54 @@ func TestCompareRunsInTurns(t *testing.T) {
 	}
 }
 
-func TestMedianOf(t *testing.T) {
+func TestMedianOfFigures(t *testing.T) {
 	for _, c := range []struct {
 		in   []float64
 		want float64
 	}{{nil, 0}, {[]float64{5}, 5}, {[]float64{9, 1}, 5}, {[]float64{3, 1, 2}, 2}, {[]float64{4, 1, 100, 2}, 3}} {
-		if got := medianOf(c.in); got != c.want {
-			t.Errorf("medianOf(%v) = %v", c.in, got)
+		if got := median(c.in); got != c.want {
+			t.Errorf("median(%v) = %v", c.in, got)
 		}
 	}
 }
 
-// The interval holds the true ratio about as often as it says, is the same for
-// the same seed, and stays with what disturbs both runs of a round alike.
-func TestBootstrapRatio(t *testing.T) {
+// The interval holds the true ratio about as often as it says, however few the
+// rounds, and stays with what disturbs both runs of a round alike.
+func TestRatioOf(t *testing.T) {
 	const seed = 11
-	world := rand.New(rand.NewPCG(seed, 1))
-	held := 0
-	const worlds = 60
-	for range worlds {
-		var a, b []float64
-		for range 15 {
-			a, b = append(a, 100+10*world.NormFloat64()), append(b, 130+13*world.NormFloat64())
+	random := rand.New(rand.NewPCG(seed, 1))
+	for _, rounds := range []int{3, 8, 40} {
+		const worlds = 2000
+		held := 0
+		for range worlds {
+			var a, b []float64
+			for range rounds {
+				noise := math.Exp(random.NormFloat64()) // of the round
+				a = append(a, 100*noise*math.Exp(0.1*random.NormFloat64()))
+				b = append(b, 130*noise*math.Exp(0.1*random.NormFloat64()))
+			}
+			ratio, low, high := ratioOf(a, b)
+			if low > ratio || ratio > high {
+				t.Fatalf("%g from %g to %g", ratio, low, high)
+			}
+			if low <= 1.3 && 1.3 <= high {
+				held++
+			}
 		}
-		low, high := bootstrapRatio(a, b, world)
-		if low > high {
-			t.Fatalf("from %g to %g", low, high)
-		}
-		if low <= 1.3 && 1.3 <= high {
-			held++
+		// 95 % of 2,000 with five standard deviations on either side.
+		if share := float64(held) / worlds; share < 0.925 || share > 0.975 {
+			t.Errorf("seed %d, %d rounds: %.3f of the intervals hold the ratio", seed, rounds, share)
 		}
 	}
-	if held < worlds*85/100 {
-		t.Errorf("seed %d: %d of %d intervals hold the ratio", seed, held, worlds)
+	if ratio, low, high := ratioOf([]float64{10, 20, 40}, []float64{20, 40, 80}); math.Abs(ratio-2) > 1e-9 || math.Abs(low-2) > 1e-9 || math.Abs(high-2) > 1e-9 {
+		t.Errorf("%g from %g to %g: B is twice A in every round", ratio, low, high)
 	}
-	a, b := []float64{10, 20, 40, 80}, []float64{20, 40, 80, 160}
-	low1, high1 := bootstrapRatio(a, b, rand.New(rand.NewPCG(7, 0)))
-	low2, high2 := bootstrapRatio(a, b, rand.New(rand.NewPCG(7, 0)))
-	if low1 != 2 || high1 != 2 || low1 != low2 || high1 != high2 {
-		t.Errorf("%g to %g, again %g to %g: B is twice A in every round", low1, high1, low2, high2)
+	if ratio, low, high := ratioOf([]float64{4}, []float64{2}); math.Abs(ratio-0.5) > 1e-9 || low != 0 || high != 0 {
+		t.Errorf("one pair: %g from %g to %g", ratio, low, high)
+	}
+	for degrees, want := range map[int]float64{1: 12.706, 2: 4.303, 20: 2.086, 21: 2.0796, 30: 2.0423, 120: 1.9799} {
+		if got := student(degrees); math.Abs(got-want) > 0.0005 {
+			t.Errorf("student(%d) = %g, want %g", degrees, got, want)
+		}
 	}
 }

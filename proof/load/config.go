@@ -18,6 +18,13 @@ type Config struct {
 	HTTPClient *http.Client
 	// Bin is the server's binary; empty means the running one. Not used with Target.
 	Bin string
+	// Server is flags for the server that is started, such as --shards 1.
+	Server []string
+	// From is the data folder of a stopped server, a copy of which is served;
+	// empty means an empty store.
+	From string
+	// TLS makes the server speak it, with a certificate made for the run.
+	TLS bool
 	// Dir holds the temporary data folder; empty means os.TempDir.
 	Dir string
 	// Seed of message IDs; 0 draws one, which the Result names.
@@ -25,14 +32,16 @@ type Config struct {
 
 	// Senders of Send: pairs with one message outstanding each; 0 means 100.
 	Senders int
-	// Rate of Deliver in messages a second; 0 means 500. Pairs that share it; 0 means 200.
-	Rate  float64
+	// Rate in messages a second makes Send, Fanout and Receipts open loops.
+	// Deliver always is one; 0 then means 500.
+	Rate float64
+	// Pairs of Deliver that share the rate; 0 means 200.
 	Pairs int
-	// Members of Fanout's room, 10 of whom send; 0 means 100.
+	// Members of Fanout's and Receipts' room, 10 of whom send; 0 means 100.
 	Members int
 	// Sessions of Idle; 0 means 10,000.
 	Sessions int
-	// Settle is how long Fanout waits after the last join, 0 meaning 30 s, and
+	// Settle is how long Fanout and Receipts wait after the last join, 0 meaning 30 s, and
 	// Idle after the last session, 0 meaning 20 s.
 	Settle time.Duration
 	// Ceiling of Send, Deliver and Fanout: the same is measured once more on a
@@ -60,7 +69,6 @@ type Config struct {
 
 func (c *Config) setDefaults() error {
 	setDefault(&c.Senders, 100)
-	setDefault(&c.Rate, 500)
 	setDefault(&c.Pairs, 200)
 	setDefault(&c.Members, 100)
 	setDefault(&c.Sessions, 10_000)
@@ -85,10 +93,14 @@ func (c *Config) setDefaults() error {
 		return fmt.Errorf("%d members: a group has at most 3,000", c.Members)
 	case c.Members < 2:
 		return fmt.Errorf("a room of one has nobody to fan out to")
+	case c.TLS && (c.Target != "" || c.Ceiling):
+		return fmt.Errorf("TLS is of the server that is started, and the relay speaks none")
+	case (len(c.Server) > 0 || c.From != "") && c.Target != "":
+		return fmt.Errorf("flags or data for a server that is not ours to start")
 	case c.Ceiling && c.Target != "" && c.relayAt == "":
 		return fmt.Errorf("a ceiling is of the server's machine, which a target may not share")
-	case c.Rate > 1e6:
-		return fmt.Errorf("a rate of %g is beyond any generator", c.Rate)
+	case c.Rate < 0 || c.Rate > 1e6:
+		return fmt.Errorf("a rate of %g is none or beyond any generator", c.Rate)
 	case c.Rate*(c.WarmUp+c.Window).Seconds() > 50e6:
 		return fmt.Errorf("%g messages a second for %s are too many to keep count of", c.Rate, c.WarmUp+c.Window)
 	case c.Messages > 10_000_000:

@@ -17,15 +17,12 @@ import (
 // drainTimeout is how long messages of the window may still arrive after it.
 const drainTimeout = 10 * time.Second
 
-// maxInFlight bounds the sends whose answer is awaited; one that finds no place
-// is an error of the run.
-const maxInFlight = 50_000
-
 // Deliver measures W2: Rate messages a second over Pairs pairs in an open loop;
 // an operation is a message at the other's socket, its latency counts from the
 // time at which it was meant to be sent. It passes if nothing failed or came
 // twice, and at least 99 % of what was offered arrived within the window.
 func Deliver(ctx context.Context, cfg Config) (Result, error) {
+	setDefault(&cfg.Rate, 500)
 	return withCeiling(ctx, cfg, deliver)
 }
 
@@ -41,16 +38,15 @@ func deliver(ctx context.Context, cfg Config) (_ Result, err error) {
 	if o.pairs, err = r.pairs(ctx, cfg.Pairs, o.arrived); err != nil {
 		return Result{}, err
 	}
-	res := r.result("deliver", fmt.Sprintf("%g messages/s of %d bytes over %d pairs, open loop", cfg.Rate, cfg.Bytes, cfg.Pairs), "delivered")
+	res := r.result("deliver", fmt.Sprintf("%s of %d bytes over %d pairs, open loop", perSecond(cfg.Rate), cfg.Bytes, cfg.Pairs), "delivered")
 	o.plan(newWindow(time.Now(), cfg.WarmUp, cfg.Window), cfg.Rate)
-	before, after, err := r.measure(ctx, o.window, o.run)
+	seen, err := r.measure(ctx, o.window, o.run)
 	if err != nil {
 		return Result{}, fmt.Errorf("measure: %w", err)
 	}
-	res.fill(o.window, o.tally, o.latencies, before, after)
+	res.fill(o.window, o.tally, o.latencies, seen)
 	res.Details.Duplicates = o.tally.duplicates.Load()
-	res.Details.OfferedPerS = cfg.Rate
-	res.Details.Behind = behind(res.OpsPerS, cfg.Rate)
+	res.offered(cfg.Rate, 1)
 	res.Passed = res.Errors == 0 && res.Details.Duplicates == 0 && !res.Details.Behind
 	res.judge(deliverGoals[int(cfg.Rate)])
 	return res, nil
@@ -81,6 +77,7 @@ const (
 )
 
 func (o *offer) plan(w window, rate float64) {
+	o.latencies.over(w)
 	o.window, o.schedule = w, newSchedule(w, rate)
 	o.state = make([]atomic.Uint32, o.schedule.count)
 }
@@ -91,19 +88,7 @@ func (o *offer) counted(k int) bool { return o.window.holds(o.schedule.due(k)) }
 func (o *offer) run(ctx context.Context) error {
 	var wg sync.WaitGroup
 	defer wg.Wait()
-	places := make(chan struct{}, maxInFlight)
-	err := o.schedule.run(ctx, func(k int) {
-		select {
-		case places <- struct{}{}:
-		default:
-			o.failed(k, errors.New("the generator has no place for more sends: the server has stalled"))
-			return
-		}
-		wg.Go(func() {
-			defer func() { <-places }()
-			o.send(ctx, k)
-		})
-	})
+	err := o.schedule.open(ctx, &wg, func(k int) { o.send(ctx, k) }, o.failed)
 	if err != nil {
 		return err
 	}
@@ -155,7 +140,7 @@ func (o *offer) arrived(who int, e *edgev1.Event) {
 		o.tally.ops.Add(1)
 	}
 	if o.counted(k) {
-		o.latencies.record(who, now.Sub(o.schedule.due(k)))
+		o.latencies.record(who, now, now.Sub(o.schedule.due(k)))
 	}
 }
 
@@ -188,7 +173,7 @@ func (o *offer) settle(now time.Time) {
 		if s&wasDelivered != 0 || !o.counted(k) {
 			continue
 		}
-		o.latencies.record(k, now.Sub(o.schedule.due(k)))
+		o.latencies.record(k, now, now.Sub(o.schedule.due(k)))
 		if s&hasFailed == 0 {
 			o.tally.fail(fmt.Errorf("message %d was acknowledged but did not arrive in %s", k, drainTimeout))
 		}

@@ -1,6 +1,6 @@
 // Package load measures a server from outside, through package client, as
-// anyone could: the workloads send (W1), deliver (W2), fanout (W3), idle (W4)
-// and history (W5).
+// anyone could: the workloads send (W1), deliver (W2), fanout (W3), idle (W4),
+// history (W5) and receipts (W7).
 //
 // Vocabulary. A closed loop has a fixed number of operations outstanding: the
 // next begins when one ends, so its latencies tell how the server is, and its
@@ -21,7 +21,9 @@
 //
 // The ceiling is the same generator's figure on a bare relay, which stores and
 // decides nothing: what the machine allows. A comparison runs two servers in
-// turns, for what else the machine does changes by the minute.
+// turns, for what else the machine does changes by the minute; a suite runs
+// every workload so. Results print themselves as a table, as JSON and as a page
+// (package report).
 //
 // Concurrency: a measurement is one call that owns all it starts and waits for
 // it. Two at once on one machine measure each other.

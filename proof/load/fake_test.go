@@ -56,6 +56,32 @@ func TestSendOnAFake(t *testing.T) {
 	}
 }
 
+// At a rate the pairs take turns, and a server that refuses falls behind.
+func TestSendAtARate(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		cfg := Config{Senders: 3, Rate: 50, WarmUp: time.Second, Window: 4 * time.Second}
+		r := onFake(t, cfg, Send, nil)
+		if !r.Passed || r.OpsPerS != 50 || r.Details.Samples != 200 || r.Details.OfferedPerS != 50 || len(r.Details.Goals) > 0 {
+			t.Errorf("%+v", r)
+		}
+		if n := len(r.Details.Seconds); n != 4 || r.Details.Seconds[1].Ops != 50 {
+			t.Errorf("by second: %+v", r.Details.Seconds)
+		}
+		n := 0
+		behind := onFake(t, cfg, Send, func(s *clienttest.Server) {
+			s.Intercept(func(_ string, f *edgev1.ClientFrame) clienttest.Fault {
+				if f.GetSend() != nil {
+					n++
+				}
+				return clienttest.Fault{Hang: f.GetSend() != nil && n > 200}
+			})
+		})
+		if behind.Passed || !behind.Details.Behind || behind.Details.Samples != 200 || behind.Errors != 50 {
+			t.Errorf("%+v", behind)
+		}
+	})
+}
+
 // Accounts of an earlier run are used again.
 func TestPeopleAreSignedInIfTheyExist(t *testing.T) {
 	var known *clienttest.Server

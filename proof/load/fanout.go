@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"slices"
 	"strconv"
 	"sync"
@@ -24,14 +25,21 @@ const (
 )
 
 // Fanout measures W3: a room of Members people, all online, 10 of whom keep 8
-// messages outstanding each; an operation is a message at the socket of a
-// member (the sender's too), its latency counts from the call that sent it. It
-// passes if every member was told of every acknowledged message exactly once.
+// messages outstanding each, or send at a Rate together; an operation is a
+// message at the socket of a member (the sender's too), its latency counts from
+// the call that sent it or, at a Rate, from the time at which it was meant to
+// be. It passes if every member was told of every acknowledged message exactly
+// once, and the server kept up.
 func Fanout(ctx context.Context, cfg Config) (Result, error) {
 	return withCeiling(ctx, cfg, fanOut)
 }
 
-func fanOut(ctx context.Context, cfg Config) (_ Result, err error) {
+func fanOut(ctx context.Context, cfg Config) (Result, error) {
+	return fanOutWith(ctx, cfg, "fanout", nil)
+}
+
+// fanOutWith measures Fanout while readers, if given, mark what they see.
+func fanOutWith(ctx context.Context, cfg Config, name string, readers *readers) (_ Result, err error) {
 	r, err := open(ctx, cfg, nil)
 	if err != nil {
 		return Result{}, err
@@ -40,24 +48,36 @@ func fanOut(ctx context.Context, cfg Config) (_ Result, err error) {
 	ctx, cancel := r.guard(ctx)
 	defer cancel()
 	f := &fanout{
-		rig: r, start: time.Now(), sends: &tally{}, sendTimes: newLatencies(),
+		rig: r, start: time.Now(), sends: &tally{}, sendTimes: newLatencies(), readers: readers,
 		tally: &tally{}, latencies: newLatencies(), members: make([]member, cfg.Members),
 	}
 	if err := f.gather(ctx); err != nil {
 		return Result{}, err
 	}
-	res := r.result("fanout", fmt.Sprintf("a room of %d, %d senders with %d messages of %d bytes outstanding each",
-		cfg.Members, len(f.senders), fanoutOutstanding, cfg.Bytes), "delivered")
-	f.window.Store(new(newWindow(time.Now(), cfg.WarmUp, cfg.Window)))
-	before, after, err := r.measure(ctx, *f.window.Load(), f.run)
+	how := fmt.Sprintf("%d messages of %d bytes outstanding each", fanoutOutstanding, cfg.Bytes)
+	if cfg.Rate > 0 {
+		how = fmt.Sprintf("%s of %d bytes together, open loop", perSecond(cfg.Rate), cfg.Bytes)
+	}
+	res := r.result(name, fmt.Sprintf("a room of %d, %d senders with %s%s", cfg.Members, len(f.senders), how, readers.words()), "delivered")
+	before := f.countersIfRead(ctx)
+	w := newWindow(time.Now(), cfg.WarmUp, cfg.Window)
+	f.latencies.over(w)
+	f.window.Store(&w)
+	seen, err := r.measure(ctx, w, f.run)
 	if err != nil {
 		return Result{}, fmt.Errorf("measure: %w", err)
 	}
-	res.fill(*f.window.Load(), f.tally, f.latencies, before, after)
+	if err := f.judgeReaders(ctx, before, &res); err != nil {
+		return Result{}, err
+	}
+	res.fill(w, f.tally, f.latencies, seen)
+	res.offered(cfg.Rate, cfg.Members)
 	res.Details.Duplicates = f.tally.duplicates.Load()
 	res.Details.Fanout = f.details(cfg.Window)
-	res.Passed = res.Errors == 0 && res.Details.Duplicates == 0 && res.Details.Ops > 0
-	res.judge(fanoutGoals[cfg.Members])
+	res.Passed = res.Errors == 0 && res.Details.Duplicates == 0 && res.Details.Ops > 0 && !res.Details.Behind
+	if cfg.Rate <= 0 && readers == nil {
+		res.judge(fanoutGoals[cfg.Members])
+	}
 	return res, nil
 }
 
@@ -67,6 +87,7 @@ type fanout struct {
 	room    string
 	senders []person
 	members []member
+	readers *readers               // nil: nobody marks what was read
 	window  atomic.Pointer[window] // nil until the room is ready
 
 	sends     *tally // acknowledgements; errors of sends go to tally
@@ -158,7 +179,7 @@ func (f *fanout) connectLean(ctx context.Context, clients []*client.Client) erro
 				return err
 			}
 		}
-		s, err := dialLean(ctx, dial, f.rig.server.url, c.Session().AccessToken, 8<<10)
+		s, err := f.rig.dialLean(ctx, dial, c.Session().AccessToken, 8<<10)
 		sockets[k] = s
 		return err
 	})
@@ -176,6 +197,7 @@ func (f *fanout) connectLean(ctx context.Context, clients []*client.Client) erro
 	if err != nil {
 		return err
 	}
+	f.readers.join(f)
 	for k, s := range sockets {
 		reading.Go(func() {
 			if err := f.listen(first+k, s); alive.Err() == nil {
@@ -222,7 +244,10 @@ func (f *fanout) listen(who int, s *leanSocket) error {
 		}
 		event, _, ok := field(payload, frameEvent)
 		if !ok {
-			continue // the answer of a ping
+			if _, id, _ := field(payload, frameID); id == markID {
+				f.readers.answered(who, payload)
+			}
+			continue // or the answer of a ping
 		}
 		if me, _, ok := field(event, eventMessage); ok {
 			m, _, _ := field(me, 1)
@@ -230,6 +255,9 @@ func (f *fanout) listen(who int, s *leanSocket) error {
 			_, seq, _ := field(m, messageSeq)
 			text, _, _ := field(m, messageText)
 			f.arrived(who, string(room), seq, text)
+			f.readers.saw(who, seq, s)
+		} else if read, _, ok := field(event, eventRead); ok {
+			f.readers.told(countFields(read, readChanges))
 		} else if lag, _, ok := field(event, eventLag); ok {
 			_, dropped, _ := field(lag, 1)
 			f.lag(who, dropped)
@@ -243,6 +271,9 @@ func (f *fanout) tapped(who int, e *edgev1.Event) {
 	case *edgev1.Event_Message:
 		m := b.Message.GetMessage()
 		f.arrived(who, m.GetRoomId(), m.GetSeq(), []byte(m.GetText()))
+		f.readers.saw(who, m.GetSeq(), nil)
+	case *edgev1.Event_Read:
+		f.readers.told(len(b.Read.GetChanges()))
 	case *edgev1.Event_Lag:
 		f.lag(who, b.Lag.GetDropped())
 	}
@@ -281,7 +312,7 @@ func (f *fanout) arrived(who int, room string, seq uint64, text []byte) {
 // sample records a latency that was under way in the window.
 func (f *fanout) sample(w *window, who int, sent, ended time.Time) {
 	if sent.Before(w.end) && !ended.Before(w.begin) {
-		f.latencies.record(who, ended.Sub(sent))
+		f.latencies.record(who, ended, ended.Sub(sent))
 	}
 }
 
@@ -306,35 +337,55 @@ func (f *fanout) sentAt(text []byte) (time.Time, bool) {
 
 func (f *fanout) run(ctx context.Context) error {
 	w := *f.window.Load()
-	var wg sync.WaitGroup
-	for i := range len(f.senders) * fanoutOutstanding {
-		random, from := f.rig.cfg.random(i), f.senders[i%len(f.senders)]
-		wg.Go(func() {
-			closedLoop(ctx, w, i, f.sends, f.sendTimes, func(ctx context.Context) error {
-				sent := time.Now()
-				clientID, err := client.NewMessageID(sent, random)
-				if err != nil {
-					return err
-				}
-				answer, err := from.Send(ctx, &edgev1.SendRequest{RoomId: f.room, ClientId: clientID, Text: f.text(sent)})
-				if err != nil {
-					return err
-				}
-				f.mu.Lock()
-				defer f.mu.Unlock()
-				f.acknowledged = append(f.acknowledged, ackedMessage{answer.GetMessage().GetSeq(), sent})
-				return nil
-			})
-		})
+	stopReaders := f.readers.start(ctx)
+	defer stopReaders()
+	if err := f.sendAll(ctx, w); err != nil {
+		return err
 	}
-	wg.Wait()
 	for deadline := time.Now().Add(drainTimeout); f.lacking(nil) && time.Now().Before(deadline); {
 		if !sleepUntil(ctx, time.Now().Add(20*time.Millisecond)) {
 			break
 		}
 	}
+	f.readers.settle(ctx)
 	f.settle(time.Now())
 	return context.Cause(ctx)
+}
+
+// sendAll sends until the window ends, and waits for all answers.
+func (f *fanout) sendAll(ctx context.Context, w window) error {
+	if rate := f.rig.cfg.Rate; rate > 0 {
+		return openLoop(ctx, w, rate, f.sends, f.sendTimes, func(ctx context.Context, k int, due time.Time) error {
+			return f.send(ctx, f.senders[k%len(f.senders)], f.rig.cfg.random(k), due)
+		})
+	}
+	var wg sync.WaitGroup
+	for i := range len(f.senders) * fanoutOutstanding {
+		random, from := f.rig.cfg.random(i), f.senders[i%len(f.senders)]
+		wg.Go(func() {
+			closedLoop(ctx, w, i, f.sends, f.sendTimes, func(ctx context.Context) error {
+				return f.send(ctx, from, random, time.Now())
+			})
+		})
+	}
+	wg.Wait()
+	return context.Cause(ctx)
+}
+
+// send sends one message as of a time.
+func (f *fanout) send(ctx context.Context, from person, random io.Reader, at time.Time) error {
+	clientID, err := client.NewMessageID(at, random)
+	if err != nil {
+		return err
+	}
+	answer, err := from.Send(ctx, &edgev1.SendRequest{RoomId: f.room, ClientId: clientID, Text: f.text(at)})
+	if err != nil {
+		return err
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.acknowledged = append(f.acknowledged, ackedMessage{answer.GetMessage().GetSeq(), at})
+	return nil
 }
 
 // lacking tells whether an acknowledged message has not arrived everywhere, and
@@ -378,9 +429,9 @@ func (f *fanout) settle(now time.Time) {
 
 func (f *fanout) details(length time.Duration) *FanoutDetails {
 	h := f.sendTimes.merged()
-	ms := func(us int64) float64 { return round(float64(us)/1000, 3) }
 	return &FanoutDetails{
-		AckPerS: round(float64(f.sends.ops.Load())/length.Seconds(), 1), AckP50Ms: ms(h.ValueAtQuantile(50)), AckP99Ms: ms(h.ValueAtQuantile(99)),
+		AckPerS:  round(float64(f.sends.ops.Load())/length.Seconds(), 1),
+		AckP50Ms: milliseconds(h.ValueAtQuantile(50)), AckP99Ms: milliseconds(h.ValueAtQuantile(99)),
 		Missing: f.missing.Load(), Lagged: f.lagged.Load(), Ended: f.ended.Load(),
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/bongsu-im/bongsu/client/clienttest"
@@ -35,6 +36,20 @@ func TestFanoutOnAFake(t *testing.T) {
 	if len(chunks) != 2 || chunks[0] != 99 || chunks[1] != 20 {
 		t.Errorf("invited %v", chunks)
 	}
+}
+
+// In an open loop a delivery counts from the time its message was meant for.
+func TestFanoutAtARate(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		cfg := Config{Members: 15, Rate: 10, WarmUp: time.Second, Window: 5 * time.Second}
+		r := onFake(t, cfg, Fanout, nil)
+		if !r.Passed || r.OpsPerS != 150 || r.Details.OfferedPerS != 150 || r.Details.Samples != 15*50 || r.Details.Fanout.AckPerS != 10 || len(r.Details.Goals) > 0 {
+			t.Errorf("%+v, %+v", r, r.Details.Fanout)
+		}
+		if s := r.Details.Seconds; len(s) != 5 || s[0].Ops != 150 || s[4].Ops != 150 {
+			t.Errorf("by second: %+v", s)
+		}
+	})
 }
 
 // Each kind of fault shows, at those who decode and those who only look.

@@ -12,6 +12,7 @@ import (
 
 	"github.com/bongsu-im/bongsu/client"
 	edgev1 "github.com/bongsu-im/bongsu/gen/bongsu/edge/v1"
+	"github.com/bongsu-im/bongsu/proof/child"
 )
 
 const (
@@ -45,15 +46,18 @@ func History(ctx context.Context, cfg Config) (_ Result, err error) {
 		}
 	}
 	t, l := &tally{}, newLatencies()
-	before, err := readUsage(r.server.pid())
-	if err != nil {
+	var seen observation
+	seen.first = r.counters(ctx)
+	if seen.before, err = readUsage(r.server.pid()); err != nil {
 		return Result{}, err
 	}
 	began := time.Now()
+	l.over(window{begin: began})
 	for range fetches {
 		fetchBegan := time.Now()
 		page, err := reader.fetch(ctx, room)
-		l.record(0, time.Since(fetchBegan))
+		ended := time.Now()
+		l.record(0, ended, ended.Sub(fetchBegan))
 		if err == nil {
 			err = whole(page, cfg.Messages)
 		}
@@ -64,14 +68,14 @@ func History(ctx context.Context, cfg Config) (_ Result, err error) {
 		t.ops.Add(1)
 	}
 	w := window{began, began, time.Now()}
-	after, err := readUsage(r.server.pid())
-	if err != nil {
+	if seen.after, err = readUsage(r.server.pid()); err != nil {
 		return Result{}, err
 	}
+	seen.last = r.counters(ctx)
 	if ctx.Err() != nil {
 		return Result{}, fmt.Errorf("measure: %w", context.Cause(ctx))
 	}
-	res.fill(w, t, l, before, after)
+	res.fill(w, t, l, seen)
 	res.Passed = res.Errors == 0
 	res.judge(historyGoals[cfg.Messages])
 	return res, nil
@@ -100,7 +104,7 @@ func seed(ctx context.Context, cfg Config, dir string) error {
 	cfg.Progress("seeding", 0, cfg.Messages)
 	cmd := exec.CommandContext(ctx, cfg.Bin, "admin", "seed", "--data", filepath.Join(dir, "data"), "--accounts", "2", "--rooms", "1", "--members", "2",
 		"--messages", strconv.Itoa(cfg.Messages), "--bytes", strconv.Itoa(cfg.Bytes), "--password", password, "--seed", strconv.FormatUint(cfg.Seed, 10))
-	cmd.Env = plainEnvironment(cmd.Environ())
+	cmd.Env = child.PlainEnvironment(cmd.Environ())
 	var said bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &said, &said
 	if err := cmd.Run(); err != nil {
@@ -109,6 +113,10 @@ func seed(ctx context.Context, cfg Config, dir string) error {
 	cfg.Progress("seeding", cfg.Messages, cfg.Messages)
 	return nil
 }
+
+// seedReader is the first account of a seeded store. In one that is given it
+// must have the password bench-password.
+const seedReader = "seed-000001"
 
 // longRoom returns who reads, and a room with exactly the messages asked for.
 func (r *rig) longRoom(ctx context.Context) (reader person, room string, err error) {
@@ -121,7 +129,7 @@ func (r *rig) longRoom(ctx context.Context) (reader person, room string, err err
 		room, err := r.fillRoom(ctx, people)
 		return people[0], room, err
 	}
-	people, err := r.people(ctx, 1, func(int) string { return "seed-000001" }, quiet)
+	people, err := r.people(ctx, 1, func(int) string { return seedReader }, quiet)
 	if err != nil {
 		return person{}, "", err
 	}
@@ -129,10 +137,12 @@ func (r *rig) longRoom(ctx context.Context) (reader person, room string, err err
 	if err != nil {
 		return person{}, "", fmt.Errorf("list rooms: %w", err)
 	}
-	if len(rooms) != 1 || rooms[0].GetLastSeq() != uint64(r.cfg.Messages) {
-		return person{}, "", fmt.Errorf("the seeded store should have one room of %d messages, it has: %v", r.cfg.Messages, rooms)
+	for _, room := range rooms {
+		if room.GetLastSeq() == uint64(r.cfg.Messages) {
+			return people[0], room.GetRoomId(), nil
+		}
 	}
-	return people[0], rooms[0].GetRoomId(), nil
+	return person{}, "", fmt.Errorf("%s should have a room of exactly %d messages, but has %d rooms without one", seedReader, r.cfg.Messages, len(rooms))
 }
 
 // fillRoom sends the messages to a new room, many at once: which comes first

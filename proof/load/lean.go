@@ -3,6 +3,7 @@ package load
 import (
 	"bufio"
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"net"
@@ -47,12 +48,22 @@ func (r *rig) dialer() dialer {
 	return (&net.Dialer{}).DialContext
 }
 
-// dialLean connects to the server at a base URL and says hello.
-func dialLean(ctx context.Context, dial dialer, base, token string, readBuffer int) (_ *leanSocket, err error) {
+// dialLean connects to the rig's server and says hello.
+func (r *rig) dialLean(ctx context.Context, dial dialer, token string, readBuffer int) (*leanSocket, error) {
+	var trust *tls.Config
+	if r.cert != nil {
+		trust = r.cert.trust
+	}
+	return dialLean(ctx, dial, trust, r.server.url, token, readBuffer)
+}
+
+// dialLean connects to the server at a base URL and says hello. trust is of
+// https alone.
+func dialLean(ctx context.Context, dial dialer, trust *tls.Config, base, token string, readBuffer int) (_ *leanSocket, err error) {
 	ctx, cancel := context.WithTimeout(ctx, leanTimeout)
 	defer cancel()
 	d := ws.Dialer{
-		NetDial: dial, Protocols: []string{"bongsu.v1"},
+		NetDial: dial, Protocols: []string{"bongsu.v1"}, TLSConfig: trust,
 		// Only of the handshake, not of the socket.
 		ReadBufferSize: 512, WriteBufferSize: 512,
 	}
@@ -147,10 +158,12 @@ func (s *leanSocket) write(frame []byte) error {
 
 func (s *leanSocket) close() { _ = s.conn.Close() } // the server sees the end either way
 
-// IDs of pings: those to keep alive and those to be answered now may meet.
+// IDs of requests that may meet: pings to keep alive, pings to be answered now,
+// and marks.
 const (
 	aliveID = 2
 	askID   = 3
+	markID  = 4
 )
 
 // pingFrame asks for a sign of life.
@@ -158,6 +171,17 @@ func pingFrame(id uint32) []byte {
 	b, err := proto.Marshal(&edgev1.ClientFrame{Id: id, Request: &edgev1.ClientFrame_Ping{Ping: &edgev1.PingRequest{}}})
 	if err != nil {
 		panic(err) // two small fields always can be encoded
+	}
+	return maskedFrame(ws.OpBinary, b)
+}
+
+// markFrame tells that a room was read up to seq.
+func markFrame(room string, seq uint64) []byte {
+	b, err := proto.Marshal(&edgev1.ClientFrame{Id: markID, Request: &edgev1.ClientFrame_MarkRead{
+		MarkRead: &edgev1.MarkReadRequest{RoomId: room, Seq: seq},
+	}})
+	if err != nil {
+		panic(err) // a room ID of the server's is valid text
 	}
 	return maskedFrame(ws.OpBinary, b)
 }

@@ -126,6 +126,43 @@ func TestClosedLoopCounts(t *testing.T) {
 	})
 }
 
+// A latency of an open loop counts from the intended time, and what is due in
+// the window is a sample even if it fails or ends long after.
+func TestOpenLoop(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWindow(time.Now(), 2*time.Second, 4*time.Second)
+		tl, l := &tally{}, newLatencies()
+		err := openLoop(t.Context(), w, 10, tl, l, func(_ context.Context, k int, due time.Time) error {
+			if !due.Equal(time.Now()) {
+				t.Errorf("operation %d is %s late", k, time.Since(due))
+			}
+			switch {
+			case k == 5 || k == 30:
+				return errors.New("refused") // of the warm-up, and of the window
+			case k == 59:
+				time.Sleep(time.Minute)
+			default:
+				time.Sleep(100 * time.Millisecond)
+			}
+			return nil
+		})
+		h := l.merged()
+		// Due at 2.0 … 5.9 s, of which those due by 5.8 s end by 5.9 s.
+		if err != nil || h.TotalCount() != 40 || tl.ops.Load() != 38 || tl.errors.Load() != 1 || h.Max() < 59_900_000 {
+			t.Errorf("%v: %d samples up to %d µs, %d operations, %d errors", err, h.TotalCount(), h.Max(), tl.ops.Load(), tl.errors.Load())
+		}
+		ctx, cancel := context.WithCancelCause(t.Context())
+		boom := errors.New("boom")
+		err = openLoop(ctx, newWindow(time.Now(), 0, time.Hour), 1, tl, l, func(context.Context, int, time.Time) error {
+			cancel(boom)
+			return nil
+		})
+		if !errors.Is(err, boom) {
+			t.Errorf("ended with %v", err)
+		}
+	})
+}
+
 func TestClosedLoopCountsNothingOfTheWarmUp(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWindow(time.Now(), 5*time.Second, time.Second)
@@ -145,11 +182,18 @@ func TestClosedLoopCountsNothingOfTheWarmUp(t *testing.T) {
 
 func TestLatencies(t *testing.T) {
 	l := newLatencies()
+	w := newWindow(time.Now(), time.Second, time.Second)
+	l.over(w)
 	for i := 1; i <= 1000; i++ {
-		l.record(i, time.Duration(i)*time.Millisecond)
+		l.record(i, w.begin.Add(time.Duration(i)*2*time.Millisecond), time.Duration(i)*time.Millisecond)
 	}
-	l.record(1, 0)
-	l.record(1, 24*time.Hour)
+	l.record(1, w.start, 0) // before the window: of its first second
+	l.record(1, w.begin.Add(24*time.Hour), 24*time.Hour)
+	seconds := l.bySecond()
+	if len(seconds) != maxSeconds || seconds[0].TotalCount() != 500 || seconds[1].TotalCount() != 500 || seconds[2].TotalCount() != 1 ||
+		seconds[3] != nil || seconds[maxSeconds-1].TotalCount() != 1 {
+		t.Errorf("%d seconds, the first of %d", len(seconds), seconds[0].TotalCount())
+	}
 	h := l.merged()
 	if h.TotalCount() != 1002 || h.Min() != 1 || h.Max() < latencyMax.Microseconds() {
 		t.Errorf("%d samples from %d to %d µs", h.TotalCount(), h.Min(), h.Max())

@@ -2,6 +2,7 @@ package load
 
 import (
 	"context"
+	"errors"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -63,7 +64,7 @@ func closedLoop(ctx context.Context, w window, who int, t *tally, l *latencies, 
 			return
 		}
 		if !ended.Before(w.begin) {
-			l.record(who, ended.Sub(began))
+			l.record(who, ended, ended.Sub(began))
 			if err != nil {
 				t.fail(err)
 			} else if w.holds(ended) {
@@ -102,6 +103,52 @@ func (s schedule) run(ctx context.Context, fire func(k int)) error {
 		fire(k)
 	}
 	return nil
+}
+
+// maxInFlight bounds the operations of an open loop that are under way; one
+// that finds no place is an error of the run.
+const maxInFlight = 50_000
+
+var errNoPlace = errors.New("the generator has no place for more operations: the server has stalled")
+
+// open runs do for each operation at its time, each on a goroutine of wg, and
+// tells of those that found no place.
+func (s schedule) open(ctx context.Context, wg *sync.WaitGroup, do func(k int), refused func(k int, err error)) error {
+	places := make(chan struct{}, maxInFlight)
+	return s.run(ctx, func(k int) {
+		select {
+		case places <- struct{}{}:
+		default:
+			refused(k, errNoPlace)
+			return
+		}
+		wg.Go(func() {
+			defer func() { <-places }()
+			do(k)
+		})
+	})
+}
+
+// openLoop runs op at the intended times of a schedule and waits for the last
+// one. A latency counts from the intended time; all that are due in the window
+// are samples, however late they end and whether they succeed or not.
+func openLoop(ctx context.Context, w window, rate float64, t *tally, l *latencies, op func(ctx context.Context, k int, due time.Time) error) error {
+	s := newSchedule(w, rate)
+	end := func(k int, err error) {
+		due, ended := s.due(k), time.Now()
+		if ctx.Err() != nil || !w.holds(due) {
+			return
+		}
+		l.record(k, ended, ended.Sub(due))
+		if err != nil {
+			t.fail(err)
+		} else if w.holds(ended) {
+			t.ops.Add(1)
+		}
+	}
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	return s.open(ctx, &wg, func(k int) { end(k, op(ctx, k, s.due(k))) }, end)
 }
 
 // sleepUntil returns false if ctx ended first.

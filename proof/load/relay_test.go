@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -38,7 +39,7 @@ func startTestRelay(t *testing.T) string {
 
 func dialRelay(t *testing.T, url string, number int) *leanSocket {
 	t.Helper()
-	s, err := dialLean(t.Context(), (&net.Dialer{}).DialContext, url, relayName(number), 4096)
+	s, err := dialLean(t.Context(), (&net.Dialer{}).DialContext, nil, url, relayName(number), 4096)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -119,7 +120,7 @@ func TestRelayEndsStrangers(t *testing.T) {
 	url := startTestRelay(t)
 	for name, frame := range map[string][]byte{
 		"nothing": maskedFrame(ws.OpBinary, nil), "no protobuf": maskedFrame(ws.OpBinary, []byte{0xff, 0xff}),
-		"too long": maskedFrame(ws.OpBinary, make([]byte, relayFrame+1)), "no text": sendFrame(t, relayEveryone, ""),
+		"too long": maskedFrame(ws.OpBinary, make([]byte, 1<<16)), "no text": sendFrame(t, relayEveryone, ""),
 	} {
 		s := dialRelay(t, url, 0)
 		_ = s.write(frame) // may be ended before all is written
@@ -127,66 +128,94 @@ func TestRelayEndsStrangers(t *testing.T) {
 			t.Errorf("%s is answered with %q", name, payload)
 		}
 	}
-	if _, err := dialLean(t.Context(), (&net.Dialer{}).DialContext, url, "somebody", 4096); err == nil {
+	if _, err := dialLean(t.Context(), (&net.Dialer{}).DialContext, nil, url, "somebody", 4096); err == nil {
 		t.Error("a stranger got in")
 	}
 }
 
-// A socket that is not read holds its senders back, and its end frees them.
-func TestRelaySocketIsBounded(t *testing.T) {
-	ours, theirs := net.Pipe()
-	defer theirs.Close()
-	s := &relaySocket{conn: ours}
-	s.room.L = &s.mu
-	done := make(chan int)
-	frame := make([]byte, 1<<10)
-	for range 2 { // one writes and blocks, the other fills the backlog
-		go func() {
-			n := 0
-			for ; n < 2*relayBacklog/len(frame); n++ {
-				s.send(frame)
+// A client that does not read holds everybody up, as a bounded relay must, but
+// is let go after a while; the others' frames keep their order.
+func TestRelayIsBounded(t *testing.T) {
+	url := startTestRelay(t)
+	deaf, writer := dialRelay(t, url, 0), dialRelay(t, url, 1)
+	const n, size = 400, 60 << 10 // far more than sockets and backlog hold
+	text := strings.Repeat("x", size)
+	done := make(chan error, 1)
+	go func() {
+		for range n {
+			if err := writer.write(sendFrame(t, relayRoom(0), text)); err != nil {
+				done <- err
+				return
 			}
-			done <- n
-		}()
-	}
-	for deadline := time.Now().Add(10 * time.Second); ; {
-		s.mu.Lock()
-		n := len(s.waiting)
-		s.mu.Unlock()
-		if n == relayBacklog {
-			break
 		}
-		if n > relayBacklog || time.Now().After(deadline) {
-			t.Fatalf("%d bytes wait", n)
+		done <- nil
+	}()
+	for i := range n {
+		if seq := nextFrame(t, writer).GetSend().GetMessage().GetSeq(); seq != uint64(i+1) {
+			t.Fatalf("answer %d is of message %d", i+1, seq)
 		}
 	}
-	select {
-	case <-done:
-		t.Error("nobody was held back")
-	default:
+	if err := <-done; err != nil {
+		t.Error(err)
 	}
-	s.end()
-	<-done
-	<-done
+	got := 0
+	for err := error(nil); err == nil; got++ {
+		_, err = deaf.next()
+	}
+	if got > n/2 {
+		t.Errorf("%d frames were kept for one who did not read", got)
+	}
 }
 
-func TestRelaySocketKeepsOrder(t *testing.T) {
-	ours, theirs := net.Pipe()
-	s := &relaySocket{conn: ours}
-	s.room.L = &s.mu
-	go func() {
-		for i := range 1000 {
-			s.send([]byte{byte(i), byte(i >> 8)})
+// Whatever the pieces in which frames come, they are the same.
+func TestClientFrames(t *testing.T) {
+	var stream []byte
+	for _, n := range []int{0, 1, 125, 126, 1000, 65535} {
+		stream = append(stream, maskedFrame(ws.OpBinary, bytes.Repeat([]byte{byte(n)}, n))...)
+	}
+	for _, step := range []int{1, 7, 4096, len(stream)} {
+		var in []byte
+		var sizes []int
+		for at := 0; at < len(stream); at += step {
+			in = append(in, stream[at:min(at+step, len(stream))]...)
+			for {
+				op, payload, size, err := clientFrame(in)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if size == 0 {
+					break
+				}
+				if op != ws.OpBinary || len(payload) > 0 && payload[len(payload)-1] != byte(len(payload)) {
+					t.Fatalf("%v of %d bytes", op, len(payload))
+				}
+				sizes = append(sizes, len(payload))
+				in = in[size:]
+			}
 		}
-		s.end()
-	}()
-	var got bytes.Buffer
-	_, _ = got.ReadFrom(theirs) // ends with the pipe
-	for i := range 1000 {
-		if b := got.Next(2); len(b) != 2 || int(b[0])+int(b[1])<<8 != i {
-			t.Fatalf("frame %d is %v", i, b)
+		if !slices.Equal(sizes, []int{0, 1, 125, 126, 1000, 65535}) || len(in) > 0 {
+			t.Errorf("in steps of %d: %v, %d bytes left", step, sizes, len(in))
 		}
 	}
+	for name, bad := range map[string][]byte{
+		"unmasked": ws.MustCompileFrame(ws.NewBinaryFrame([]byte("x"))), "a piece": {0x02, 0x81, 0, 0, 0, 0, 'x'},
+		"too long": maskedFrame(ws.OpBinary, make([]byte, 1<<16)),
+	} {
+		if _, _, _, err := clientFrame(bad); err == nil {
+			t.Errorf("%s is taken", name)
+		}
+	}
+}
+
+func FuzzClientFrame(f *testing.F) {
+	f.Add(maskedFrame(ws.OpBinary, []byte("hello")))
+	f.Add([]byte{0x82, 0xfe, 0xff})
+	f.Fuzz(func(t *testing.T, b []byte) {
+		_, payload, size, err := clientFrame(bytes.Clone(b))
+		if size > len(b) || len(payload) > size || err != nil && size != 0 {
+			t.Errorf("%d bytes, a frame of %d, %v", len(b), size, err)
+		}
+	})
 }
 
 func TestField(t *testing.T) {
@@ -239,7 +268,7 @@ func TestCeiling(t *testing.T) {
 		}
 	}
 	paced := onFake(t, Config{Pairs: 2, Rate: 100, Bound: 300 * time.Millisecond, Ceiling: true, relayAt: relay}, Deliver, nil)
-	if c := paced.Details.Ceiling; c == nil || c.Errors != 0 || c.OpsPerS < 90 {
+	if c := paced.Details.Ceiling; c == nil || c.Errors != 0 || c.OpsPerS <= 0 || c.CPURatio != 0 {
 		t.Errorf("%+v", paced)
 	}
 	if _, err := Send(t.Context(), Config{Target: "http://127.0.0.1:1", Ceiling: true}); err == nil {
@@ -251,13 +280,15 @@ func TestCeiling(t *testing.T) {
 func TestCeilingOfAChild(t *testing.T) {
 	t.Setenv("LOAD_TEST_CHILD", "relay")
 	defer http.DefaultClient.CloseIdleConnections() // of the probes, for goleak
-	for _, fanout := range []bool{false, true} {
-		cfg := Config{Bin: os.Args[0], Dir: t.TempDir(), Senders: 2, Members: 12, Bound: 200 * time.Millisecond}
-		r, err := Ceiling(t.Context(), cfg, fanout)
+	rates := map[string]float64{"deliver": 100}
+	for _, like := range []string{"send", "deliver", "fanout"} {
+		cfg := Config{Bin: os.Args[0], Dir: t.TempDir(), Senders: 2, Members: 12, Pairs: 2, Rate: rates[like], Bound: 300 * time.Millisecond}
+		r, err := Ceiling(t.Context(), cfg, like)
 		if err != nil {
 			t.Fatal(err)
 		}
-		if !r.Passed || r.Name != "ceiling" || r.OpsPerS <= 0 || r.Errors != 0 || r.Details.MeetsGoals != nil || r.ServerCPUPer1000 == nil {
+		// A busy machine may be late for a window this short.
+		if (!r.Passed && !r.Details.Behind) || r.Name != "ceiling" || r.OpsPerS <= 0 || r.Errors != 0 || r.Details.MeetsGoals != nil || r.ServerCPUPer1000 == nil {
 			t.Errorf("%+v", r)
 		}
 		if left, err := os.ReadDir(cfg.Dir); err != nil || len(left) > 0 {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"math"
+	"slices"
 	"strings"
 	"time"
 )
@@ -62,18 +63,59 @@ type Details struct {
 	GeneratorShare float64 `json:"generator_share"`
 	ServerShare    float64 `json:"server_share"`
 	Counts         *bool   `json:"counts,omitempty"`
+	// ServerUserS and ServerSystemS are CPU-seconds of the server's processes
+	// over the window, PeakMiB the most memory they ever held (resident).
+	ServerUserS   float64 `json:"server_user_s"`
+	ServerSystemS float64 `json:"server_system_s"`
+	PeakMiB       float64 `json:"peak_mib"`
+	// Collector is about the server's garbage collection over the window; absent
+	// if it does not tell.
+	Collector *CollectorDetails `json:"collector,omitempty"`
+	// Seconds of the window one by one, and after it while operations of the
+	// window still ended; Curve is the latencies' percentiles.
+	Seconds []SecondFigures `json:"seconds,omitempty"`
+	Curve   []Percentile    `json:"curve,omitempty"`
+	// Machine, Version (of the server's binary), Server (flags it was given) and
+	// TLS say what ran where; Command and When are the command line's to fill in.
+	Machine Machine  `json:"machine"`
+	Version string   `json:"version,omitempty"`
+	Server  []string `json:"server,omitempty"`
+	TLS     bool     `json:"tls,omitempty"`
+	Command string   `json:"command,omitempty"`
+	When    string   `json:"when,omitempty"`
 	// FsyncMs is the median of 100 writes with fsync beside the data folder.
 	FsyncMs float64 `json:"fsync_ms"`
 	SetupS  float64 `json:"setup_s"`
 	WarmUpS float64 `json:"warm_up_s"`
-	// Fanout and Idle are of these workloads alone, Ceiling of a run whose
+	// Fanout, Receipts and Idle are of these workloads alone, Ceiling of a run whose
 	// ceiling was measured after it.
-	Fanout  *FanoutDetails  `json:"fanout,omitempty"`
-	Idle    *IdleDetails    `json:"idle,omitempty"`
-	Ceiling *CeilingFigures `json:"ceiling,omitempty"`
-	Goals   []Goal          `json:"goals,omitempty"`
+	Fanout   *FanoutDetails   `json:"fanout,omitempty"`
+	Receipts *ReceiptsDetails `json:"receipts,omitempty"`
+	Idle     *IdleDetails     `json:"idle,omitempty"`
+	Ceiling  *CeilingFigures  `json:"ceiling,omitempty"`
+	Goals    []Goal           `json:"goals,omitempty"`
 	// MeetsGoals is absent if there are none for this workload.
 	MeetsGoals *bool `json:"meets_goals,omitempty"`
+}
+
+// CollectorDetails are about garbage collection: pauses of the whole program,
+// the longest of the last 256, and what was allocated for an operation.
+type CollectorDetails struct {
+	Cycles        int64   `json:"cycles"`
+	PauseTotalMs  float64 `json:"pause_total_ms"`
+	PauseMaxMs    float64 `json:"pause_max_ms"`
+	AllocKiBPerOp float64 `json:"alloc_kib_per_op"`
+}
+
+// SecondFigures is one second of the window. Ops are those whose latency is a
+// sample and which ended in it, failed ones too; it has no latencies if none did.
+type SecondFigures struct {
+	Ops       int64   `json:"ops"`
+	P50Ms     float64 `json:"p50_ms"`
+	P99Ms     float64 `json:"p99_ms"`
+	MaxMs     float64 `json:"max_ms"`
+	ServerCPU float64 `json:"server_cpu_s"`
+	MemoryMiB float64 `json:"memory_mib"`
 }
 
 // CeilingFigures are what the same generator measured on a bare relay.
@@ -85,6 +127,13 @@ type CeilingFigures struct {
 	ServerCPUPer1000 *float64 `json:"server_cpu_s_per_1000"`
 	OtherShare       float64  `json:"other_share"`
 	Counts           *bool    `json:"counts,omitempty"`
+	// P50Ratio is the relay's median latency by ours, CPURatio its CPU time for
+	// an operation by ours: in an open loop, where the rates are given, these
+	// tell how near the limit we are.
+	P50Ratio float64         `json:"p50_ratio"`
+	CPURatio float64         `json:"cpu_ratio,omitempty"`
+	Seconds  []SecondFigures `json:"seconds,omitempty"`
+	Curve    []Percentile    `json:"curve,omitempty"`
 }
 
 // FanoutDetails are about the sends and the faults of W3.
@@ -99,6 +148,35 @@ type FanoutDetails struct {
 	Ended   int64 `json:"ended"`
 }
 
+// ReceiptsDetails are about W7, over the whole run with its warm-up and drain.
+type ReceiptsDetails struct {
+	// Messages that were acknowledged; Marks that members asked for: each asks
+	// for the newest it has seen as soon as its last one is answered.
+	Messages int64 `json:"messages"`
+	Marks    int64 `json:"marks"`
+	// Journaled is how many cursor changes stand in the journal; CountedBy says
+	// who counted: the server's counter of such events, its counter of all that
+	// it published but messages, or nobody.
+	Journaled int64  `json:"journaled"`
+	CountedBy string `json:"counted_by"`
+	// MessageDeliveries and ReadDeliveries are events at members' sockets;
+	// ReadChanges is the cursor changes that the latter told of.
+	MessageDeliveries int64 `json:"message_deliveries"`
+	ReadDeliveries    int64 `json:"read_deliveries"`
+	ReadChanges       int64 `json:"read_changes"`
+	// The same for one message.
+	JournaledPerMessage         float64 `json:"journaled_per_message"`
+	MessageDeliveriesPerMessage float64 `json:"message_deliveries_per_message"`
+	ReadDeliveriesPerMessage    float64 `json:"read_deliveries_per_message"`
+	MarksPerMessage             float64 `json:"marks_per_message"`
+	// WrongCursors is members whose stored cursor is not at the last message in
+	// the end, Unbounded tells that a message cost more than one cursor change a
+	// member or, above 20 members, more read events than a tenth of telling
+	// everybody of every change. Either fails the run.
+	WrongCursors int  `json:"wrong_cursors"`
+	Unbounded    bool `json:"unbounded"`
+}
+
 // IdleDetails are about W4. Memory is resident, in MiB.
 type IdleDetails struct {
 	Accounts    int     `json:"accounts"`
@@ -107,6 +185,10 @@ type IdleDetails struct {
 	MemoryMiB   float64 `json:"memory_mib"`
 	BeforeMiB   float64 `json:"before_mib"`
 	SettleS     float64 `json:"settle_s"`
+	// KernelKiB is what the kernel took for a session, both its ends and those
+	// of whoever else was there together; TCPKiB the part that is TCP's queues.
+	KernelKiB float64 `json:"kernel_kib_per_session"`
+	TCPKiB    float64 `json:"tcp_kib_per_session"`
 	// Silent sessions did not answer a ping in the end: errors.
 	Silent int `json:"silent"`
 }
@@ -132,13 +214,14 @@ var (
 // idleGoal is KiB a session of at least 10,000.
 const idleGoal = 6.0
 
+// ceilingGoal is the share of the relay's rate to reach in a closed loop.
+const ceilingGoal = 0.5
+
 // judge compares with the goals, zero fields of which are none.
 func (r *Result) judge(f figures) {
-	all := true
 	add := func(figure string, want, got float64, met bool) {
 		if want > 0 {
-			r.Details.Goals = append(r.Details.Goals, Goal{figure, want, got, met})
-			all = all && met
+			r.addGoal(Goal{figure, want, got, met})
 		}
 	}
 	add("ops_per_s", f.opsPerS, r.OpsPerS, r.OpsPerS >= f.opsPerS)
@@ -147,33 +230,86 @@ func (r *Result) judge(f figures) {
 	if r.ServerCPUPer1000 != nil {
 		add("server_cpu_s_per_1000", f.cpuPer1000, *r.ServerCPUPer1000, *r.ServerCPUPer1000 <= f.cpuPer1000)
 	}
-	if len(r.Details.Goals) > 0 {
-		r.Details.MeetsGoals = &all
-	}
+}
+
+func (r *Result) addGoal(g Goal) {
+	r.Details.Goals = append(r.Details.Goals, g)
+	met := !slices.ContainsFunc(r.Details.Goals, func(g Goal) bool { return !g.Met })
+	r.Details.MeetsGoals = &met
 }
 
 // fill puts the measured numbers into the result.
-func (r *Result) fill(w window, t *tally, l *latencies, before, after usage) {
+func (r *Result) fill(w window, t *tally, l *latencies, o observation) {
 	h := l.merged()
-	ms := func(us int64) float64 { return round(float64(us)/1000, 3) }
+	d := &r.Details
 	r.Seconds = round(w.length().Seconds(), 3)
-	r.Details.WarmUpS = round(w.begin.Sub(w.start).Seconds(), 3)
-	r.Details.Ops, r.Details.Samples = t.ops.Load(), h.TotalCount()
+	d.WarmUpS = round(w.begin.Sub(w.start).Seconds(), 3)
+	d.Ops, d.Samples = t.ops.Load(), h.TotalCount()
 	r.Errors = t.errors.Load()
-	r.Details.FirstError = t.firstError()
-	r.OpsPerS = round(float64(r.Details.Ops)/w.length().Seconds(), 1)
-	r.P50Ms, r.P99Ms = ms(h.ValueAtQuantile(50)), ms(h.ValueAtQuantile(99))
-	r.Details.P999Ms, r.Details.MaxMs = ms(h.ValueAtQuantile(99.9)), ms(h.Max())
-	s := after.since(before)
-	r.Details.OtherShare, r.Details.StealShare = round(s.other, 4), round(s.steal, 4)
-	r.Details.GeneratorShare, r.Details.ServerShare = round(s.generator, 4), round(s.server, 4)
-	if s.serverKnown {
-		counts := s.other <= 0.10
-		r.Details.Counts = &counts
+	d.FirstError = t.firstError()
+	r.OpsPerS = round(float64(d.Ops)/w.length().Seconds(), 1)
+	r.P50Ms, r.P99Ms = milliseconds(h.ValueAtQuantile(50)), milliseconds(h.ValueAtQuantile(99))
+	d.P999Ms, d.MaxMs = milliseconds(h.ValueAtQuantile(99.9)), milliseconds(h.Max())
+	d.Curve = curve(h)
+	s := o.after.since(o.before)
+	d.OtherShare, d.StealShare = round(s.other, 4), round(s.steal, 4)
+	d.GeneratorShare, d.ServerShare = round(s.generator, 4), round(s.server, 4)
+	d.Seconds = secondsOf(l, o.seconds)
+	if !s.serverKnown {
+		return
 	}
-	if s.serverKnown && r.Details.Ops > 0 {
-		cpu := round(s.serverSeconds*1000/float64(r.Details.Ops), 5)
+	counts := s.other <= countsBelow
+	d.Counts = &counts
+	d.ServerUserS, d.ServerSystemS = round(s.serverCPU.User.Seconds(), 2), round(s.serverCPU.System.Seconds(), 2)
+	d.PeakMiB = mebibytes(o.after.server.Peak)
+	d.Collector = collector(o.first, o.last, d.Ops)
+	if d.Ops > 0 {
+		cpu := round(s.serverCPU.Total().Seconds()*1000/float64(d.Ops), 5)
 		r.ServerCPUPer1000 = &cpu
+	}
+}
+
+// countsBelow is the share of the machine that others may have at most.
+const countsBelow = 0.10
+
+func mebibytes(n int64) float64 { return round(float64(n)/(1<<20), 2) }
+
+func secondsOf(l *latencies, machine []second) []SecondFigures {
+	latencies := l.bySecond()
+	out := make([]SecondFigures, max(len(latencies), len(machine)))
+	for i := range out {
+		f := &out[i]
+		if i < len(latencies) && latencies[i] != nil {
+			h := latencies[i]
+			f.Ops, f.P50Ms, f.P99Ms, f.MaxMs = h.TotalCount(), milliseconds(h.ValueAtQuantile(50)), milliseconds(h.ValueAtQuantile(99)), milliseconds(h.Max())
+		}
+		if i < len(machine) {
+			f.ServerCPU, f.MemoryMiB = round(machine[i].cpu.Seconds(), 2), mebibytes(machine[i].memory)
+		}
+	}
+	return out
+}
+
+func collector(first, last counters, ops int64) *CollectorDetails {
+	cycles, ok1 := grown(first, last, "go_gc_duration_seconds_count")
+	paused, ok2 := grown(first, last, "go_gc_duration_seconds_sum")
+	longest, ok3 := last.sum("go_gc_duration_seconds", `quantile="1"`)
+	if !ok1 || !ok2 || !ok3 {
+		return nil
+	}
+	c := &CollectorDetails{Cycles: int64(cycles), PauseTotalMs: round(paused*1000, 3), PauseMaxMs: round(longest*1000, 3)}
+	if allocated, ok := grown(first, last, "go_memstats_alloc_bytes_total"); ok && ops > 0 {
+		c.AllocKiBPerOp = round(allocated/1024/float64(ops), 3)
+	}
+	return c
+}
+
+// offered notes the rate of an open loop, each of whose operations was to be
+// seen in so many places; a rate of 0 is none.
+func (r *Result) offered(rate float64, places int) {
+	if rate > 0 {
+		r.Details.OfferedPerS = rate * float64(places)
+		r.Details.Behind = behind(r.OpsPerS, r.Details.OfferedPerS)
 	}
 }
 
@@ -182,10 +318,20 @@ func (r *Result) under(c Result) {
 	r.Details.Ceiling = &CeilingFigures{
 		OpsPerS: c.OpsPerS, P50Ms: c.P50Ms, P99Ms: c.P99Ms, Errors: c.Errors,
 		ServerCPUPer1000: c.ServerCPUPer1000, OtherShare: c.Details.OtherShare, Counts: c.Details.Counts,
+		Seconds: c.Details.Seconds, Curve: c.Details.Curve,
+	}
+	if r.P50Ms > 0 {
+		r.Details.Ceiling.P50Ratio = round(c.P50Ms/r.P50Ms, 4)
+	}
+	if r.ServerCPUPer1000 != nil && c.ServerCPUPer1000 != nil && *r.ServerCPUPer1000 > 0 {
+		r.Details.Ceiling.CPURatio = round(*c.ServerCPUPer1000 / *r.ServerCPUPer1000, 4)
 	}
 	if c.OpsPerS > 0 {
 		ratio := round(r.OpsPerS/c.OpsPerS, 4)
 		r.CeilingRatio = &ratio
+	}
+	if r.CeilingRatio != nil && r.Details.OfferedPerS == 0 {
+		r.addGoal(Goal{"ceiling_ratio", ceilingGoal, *r.CeilingRatio, *r.CeilingRatio >= ceilingGoal})
 	}
 }
 
@@ -230,7 +376,11 @@ func (r Result) table() string {
 		row("WRONG", "%d duplicates, %d out of order", d.Duplicates, d.Disordered)
 	}
 	if r.ServerCPUPer1000 != nil {
-		row("server CPU", "%.4f s for 1,000 (%.1f %% of the machine)", *r.ServerCPUPer1000, 100*d.ServerShare)
+		row("server CPU", "%.4f s for 1,000 (%.1f %% of the machine): %.2f s user, %.2f s system", *r.ServerCPUPer1000, 100*d.ServerShare, d.ServerUserS, d.ServerSystemS)
+		row("server memory", "%.1f MiB at the most", d.PeakMiB)
+	}
+	if c := d.Collector; c != nil {
+		row("server GC", "%d collections, paused %.3f ms in all, %.3f ms at the longest; %.2f KiB allocated for each", c.Cycles, c.PauseTotalMs, c.PauseMaxMs, c.AllocKiBPerOp)
 	}
 	if f := d.Fanout; f != nil {
 		row("acknowledged", "%.1f /s · p50 %.3f ms · p99 %.3f ms", f.AckPerS, f.AckP50Ms, f.AckP99Ms)
@@ -238,10 +388,22 @@ func (r Result) table() string {
 			row("WRONG", "%d deliveries missing, %d dropped for lag, %d sockets ended", f.Missing, f.Lagged, f.Ended)
 		}
 	}
+	if p := d.Receipts; p != nil {
+		journaled := "unknown"
+		if p.CountedBy != "" {
+			journaled = fmt.Sprintf("%.2f cursor changes journaled (%d, by %s)", p.JournaledPerMessage, p.Journaled, p.CountedBy)
+		}
+		row("a message costs", "%s", journaled)
+		row("", "%.2f message events and %.2f read events delivered, of %.2f marks asked for", p.MessageDeliveriesPerMessage, p.ReadDeliveriesPerMessage, p.MarksPerMessage)
+		if p.WrongCursors > 0 || p.Unbounded {
+			row("WRONG", "%d members' cursors are not at the last message; bounded: %v", p.WrongCursors, !p.Unbounded)
+		}
+	}
 	if i := d.Idle; i != nil {
 		if r.KiBPerSession != nil {
 			row("memory", "%.2f KiB a session: %.1f MiB before, %.1f MiB %.0f s after the last", *r.KiBPerSession, i.BeforeMiB, i.MemoryMiB, i.SettleS)
 		}
+		row("kernel", "%.2f KiB a session beside that, both ends; of it %.2f in TCP's queues", i.KernelKiB, i.TCPKiB)
 		row("sign-in", "%.0f ms, %.0f ms of CPU (%d accounts)", i.SignInMs, i.SignInCPUMs, i.Accounts)
 		if i.Silent > 0 {
 			row("WRONG", "%d sessions did not answer in the end", i.Silent)
@@ -249,6 +411,7 @@ func (r Result) table() string {
 	}
 	if c := d.Ceiling; c != nil && r.CeilingRatio != nil {
 		row("ceiling", "%.3f of a bare relay's %.1f /s, p50 %.3f ms, p99 %.3f ms", *r.CeilingRatio, c.OpsPerS, c.P50Ms, c.P99Ms)
+		row("", "its median takes %.3f of ours, its CPU time %.3f", c.P50Ratio, c.CPURatio)
 	}
 	verdict := "the server may be among the others"
 	switch {

@@ -17,12 +17,21 @@ func measured() Result {
 	r := Result{Name: "send", Seed: 7, Details: Details{Workload: "two\npairs", Operation: "acknowledged"}}
 	t, l := &tally{}, newLatencies()
 	t.ops.Store(20)
+	w := newWindow(time.Unix(0, 0), 5*time.Second, 10*time.Second)
+	l.over(w)
 	for i := range 22 {
-		l.record(i, time.Duration(i+1)*time.Millisecond)
+		l.record(i, w.begin.Add(time.Duration(i)*700*time.Millisecond), time.Duration(i+1)*time.Millisecond)
 	}
-	before := usage{self: time.Second, server: 2 * time.Second, serverKnown: true}
-	after := usage{machine: child.Machine{Busy: 10 * time.Second, Idle: 10 * time.Second}, self: 3 * time.Second, server: 6 * time.Second, serverKnown: true}
-	r.fill(newWindow(time.Unix(0, 0), 5*time.Second, 10*time.Second), t, l, before, after)
+	cpu := func(user, system int) child.Family {
+		return child.Family{CPU: child.Times{User: time.Duration(user) * time.Second, System: time.Duration(system) * time.Second}, Peak: 64 << 20}
+	}
+	r.fill(w, t, l, observation{
+		before:  usage{self: time.Second, server: cpu(1, 1), serverKnown: true},
+		after:   usage{machine: child.Machine{Busy: 10 * time.Second, Idle: 10 * time.Second}, self: 3 * time.Second, server: cpu(2, 4), serverKnown: true},
+		seconds: []second{{300 * time.Millisecond, 32 << 20}, {time.Second, 64 << 20}},
+		first:   parseCounters(strings.NewReader("go_gc_duration_seconds_sum 0.5\ngo_gc_duration_seconds_count 10\ngo_memstats_alloc_bytes_total 0\n")),
+		last:    parseCounters(strings.NewReader("go_gc_duration_seconds{quantile=\"1\"} 0.02\ngo_gc_duration_seconds_sum 0.53\ngo_gc_duration_seconds_count 13\ngo_memstats_alloc_bytes_total 40960\n")),
+	})
 	return r
 }
 
@@ -36,6 +45,20 @@ func TestFill(t *testing.T) {
 	}
 	if r.P50Ms < 11 || r.P50Ms > 11.1 || r.P99Ms < 22 || r.P99Ms > 22.1 {
 		t.Errorf("p50 %g, p99 %g", r.P50Ms, r.P99Ms)
+	}
+	d := r.Details
+	if d.ServerUserS != 1 || d.ServerSystemS != 3 || d.PeakMiB != 64 {
+		t.Errorf("%+v", d)
+	}
+	if c := d.Collector; c == nil || *c != (CollectorDetails{Cycles: 3, PauseTotalMs: 30, PauseMaxMs: 20, AllocKiBPerOp: 2}) {
+		t.Errorf("%+v", c)
+	}
+	// 22 ended over 15.4 s: what ends after the window is a sample, too.
+	if n := len(d.Seconds); n != 15 || d.Seconds[0].Ops != 2 || d.Seconds[0].MaxMs < 2 || d.Seconds[0].ServerCPU != 0.3 || d.Seconds[1].MemoryMiB != 64 || d.Seconds[14].ServerCPU != 0 || d.Seconds[14].Ops != 2 {
+		t.Errorf("%+v", d.Seconds)
+	}
+	if c := d.Curve; len(c) < 8 || c[0].Q != 0 || c[0].Ms > 1.01 || c[len(c)-1].Q > 1-1.0/22 || c[len(c)-1].Ms < 21 {
+		t.Errorf("%+v", c)
 	}
 	if r.Details.OtherShare != 0.2 || *r.Details.Counts {
 		t.Errorf("others %g: above a tenth a run does not count", r.Details.OtherShare)
@@ -139,7 +162,7 @@ func TestConfig(t *testing.T) {
 	if err := c.setDefaults(); err != nil {
 		t.Fatal(err)
 	}
-	if c.WarmUp != 8*time.Second || c.Window != 30*time.Second || c.Bytes != 128 || c.Senders != 100 || c.Pairs != 200 || c.Messages != 100_000 || c.Seed == 0 {
+	if c.WarmUp != 8*time.Second || c.Window != 30*time.Second || c.Bytes != 128 || c.Senders != 100 || c.Rate != 0 || c.Pairs != 200 || c.Messages != 100_000 || c.Seed == 0 {
 		t.Errorf("%+v", c)
 	}
 	for bound, want := range map[time.Duration][2]time.Duration{
@@ -153,6 +176,9 @@ func TestConfig(t *testing.T) {
 	for name, bad := range map[string]Config{
 		"too many": {Senders: 8001}, "too fast": {Rate: 2e6}, "too long": {Rate: 100_000, Window: time.Hour},
 		"too short for a tag": {Bytes: 39}, "not a URL": {Target: "localhost"},
+		"a ceiling with TLS": {TLS: true, Ceiling: true}, "TLS of somebody else's": {TLS: true, Target: "http://127.0.0.1:1"},
+		"flags for somebody else's": {Server: []string{"--shards", "1"}, Target: "http://127.0.0.1:1"},
+		"data for somebody else's":  {From: "x", Target: "http://127.0.0.1:1"}, "a negative rate": {Rate: -1},
 	} {
 		if bad.setDefaults() == nil {
 			t.Errorf("%s: accepted", name)

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/http"
 	"os"
+	"path/filepath"
 	"runtime"
 	"strings"
 	"sync"
@@ -21,9 +22,12 @@ type rig struct {
 	cfg    Config
 	began  time.Time
 	dir    string
-	server *server
-	fsync  time.Duration
-	http   *http.Client
+	server *server      // nil until it is started
+	cert   *certificate // nil without TLS
+	// version of the server's binary; empty if it is not ours.
+	version string
+	fsync   time.Duration
+	http    *http.Client
 
 	mu    sync.Mutex
 	close []func() // in reverse order
@@ -44,8 +48,16 @@ func open(ctx context.Context, cfg Config, prepare func(ctx context.Context, dir
 	if r.fsync, err = probeFsync(r.dir); err != nil {
 		return nil, err
 	}
+	if cfg.TLS && !cfg.relay {
+		if r.cert, err = newCertificate(r.dir); err != nil {
+			return nil, err
+		}
+	}
 	if r.http = cfg.HTTPClient; r.http == nil {
 		transport := &http.Transport{MaxIdleConnsPerHost: signInParallel, IdleConnTimeout: time.Minute}
+		if r.cert != nil {
+			transport.TLSClientConfig = r.cert.trust.Clone()
+		}
 		r.http = &http.Client{Transport: transport}
 		r.onShut(transport.CloseIdleConnections)
 	}
@@ -54,19 +66,26 @@ func open(ctx context.Context, cfg Config, prepare func(ctx context.Context, dir
 		r.server = &server{url: cfg.relayAt}
 		return r, nil
 	case cfg.relay:
-		r.server, err = startRelay(ctx, cfg.Bin, r.dir)
-		return r, err
+		return r, r.startRelay(ctx)
 	case cfg.Target != "":
-		r.server = &server{url: cfg.Target}
+		r.server = &server{url: strings.TrimSuffix(cfg.Target, "/")}
 		return r, nil
+	}
+	if cfg.From != "" {
+		prepare = func(_ context.Context, dir string) error {
+			if err := os.CopyFS(filepath.Join(dir, "data"), os.DirFS(cfg.From)); err != nil {
+				return fmt.Errorf("copy the data folder: %w", err)
+			}
+			return nil
+		}
 	}
 	if prepare != nil {
 		if err := prepare(ctx, r.dir); err != nil {
 			return nil, err
 		}
 	}
-	r.server, err = startServer(ctx, cfg.Bin, r.dir)
-	return r, err
+	r.version = versionOf(ctx, cfg.Bin)
+	return r, r.startServer(ctx)
 }
 
 // onShut is called by whatever has to be undone.
@@ -93,11 +112,11 @@ func (r *rig) shut() (err error) {
 // its cause.
 func (r *rig) guard(ctx context.Context) (context.Context, context.CancelFunc) {
 	ctx, cancel := context.WithCancelCause(ctx)
-	if r.server.cmd != nil {
+	if c := r.server.child; c != nil {
 		go func() {
 			select {
-			case <-r.server.exited:
-				cancel(r.server.died())
+			case <-c.Ended():
+				cancel(c.Died())
 			case <-ctx.Done():
 			}
 		}()
@@ -105,41 +124,32 @@ func (r *rig) guard(ctx context.Context) (context.Context, context.CancelFunc) {
 	return ctx, func() { cancel(nil) }
 }
 
-// measure runs work over a window, and reads the clocks of the machine at both
-// its ends.
-func (r *rig) measure(ctx context.Context, w window, work func(ctx context.Context) error) (before, after usage, err error) {
+// measure runs work over a window, and looks at the machine and the server
+// meanwhile.
+func (r *rig) measure(ctx context.Context, w window, work func(ctx context.Context) error) (o observation, err error) {
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	read := make(chan error, 1)
+	seen := make(chan error, 1)
 	wg.Go(func() {
-		read <- func() (err error) {
-			if !sleepUntil(ctx, w.begin) {
-				return context.Cause(ctx)
-			}
-			if before, err = readUsage(r.server.pid()); err != nil {
-				return err
-			}
-			if !sleepUntil(ctx, w.end) {
-				return context.Cause(ctx)
-			}
-			after, err = readUsage(r.server.pid())
-			return err
-		}()
+		var err error
+		o, err = r.observe(ctx, w)
+		seen <- err
 	})
 	if err := work(ctx); err != nil {
 		cancel(err)
-		return before, after, errors.Join(err, <-read)
+		return observation{}, errors.Join(err, <-seen)
 	}
-	err = <-read
-	return before, after, err
+	err = <-seen
+	return o, err
 }
 
 func (r *rig) result(name, workload, operation string) Result {
 	return Result{Name: name, Seed: r.cfg.Seed, Details: Details{
 		Workload: workload, Operation: operation,
 		FsyncMs: round(float64(r.fsync.Microseconds())/1000, 3), SetupS: round(time.Since(r.began).Seconds(), 1),
+		Machine: thisMachine(), Version: r.version, Server: r.cfg.Server, TLS: r.cert != nil,
 	}}
 }
 

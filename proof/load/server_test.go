@@ -24,10 +24,20 @@ func playServer(kind string, args []string) {
 		playBench(args)
 		return
 	}
-	want := []string{"serve", "--data", "", "--listen", "", "--echo=false"}
-	if len(args) != len(want) || args[0] != "serve" || args[1] != "--data" || args[3] != "--listen" || args[5] != "--echo=false" {
+	if slices.Equal(args, []string{"version"}) {
+		fmt.Println("played 1")
+		return
+	}
+	want := []string{"serve", "--data", "", "--no-echo", "--listen", "", "--shards", "1"}
+	if len(args) != len(want) || args[0] != "serve" || args[1] != "--data" || args[3] != "--no-echo" || args[4] != "--listen" || !slices.Equal(args[6:], want[6:]) {
 		fmt.Println("bad arguments:", args)
 		os.Exit(2)
+	}
+	for _, e := range os.Environ() {
+		if strings.HasPrefix(e, "BONGSU_") {
+			fmt.Println("a setting of the caller's:", e)
+			os.Exit(2)
+		}
 	}
 	if kind == "dies" {
 		fmt.Println("no room on this disk")
@@ -37,7 +47,7 @@ func playServer(kind string, args []string) {
 	signal.Notify(asked, syscall.SIGTERM)
 	refusals := 2 // not ready at once
 	go func() {
-		_ = http.ListenAndServe(args[4], http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		_ = http.ListenAndServe(args[5], http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			if refusals--; refusals >= 0 || r.URL.Path != "/readyz" {
 				w.WriteHeader(http.StatusServiceUnavailable)
 			}
@@ -57,9 +67,10 @@ func startPlayed(t *testing.T, kind string) (*server, error) {
 	t.Setenv("BONGSU_SHARDS", "1")
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
-	s, err := startServer(ctx, os.Args[0], t.TempDir())
+	r := &rig{cfg: Config{Bin: os.Args[0], Server: []string{"--shards", "1"}}, dir: t.TempDir()}
+	err := r.startServer(ctx)
 	http.DefaultClient.CloseIdleConnections() // of the probes, for goleak
-	return s, err
+	return r.server, err
 }
 
 func gone(pid int) bool { return syscall.Kill(pid, 0) != nil }
@@ -73,11 +84,8 @@ func TestServerIsStoppedByAsking(t *testing.T) {
 	if gone(pid) {
 		t.Fatal("it does not run")
 	}
-	if slices.ContainsFunc(s.cmd.Env, func(e string) bool { return strings.HasPrefix(e, "BONGSU_") }) {
-		t.Error("the server inherits settings")
-	}
-	if err := s.stop(); err != nil || !gone(pid) || !strings.Contains(s.logTail(), "bye") {
-		t.Errorf("%v; gone: %v; it said %q", err, gone(pid), s.logTail())
+	if err := s.stop(); err != nil || !gone(pid) || !strings.Contains(s.child.Log(), "bye") {
+		t.Errorf("%v; gone: %v; it said %q", err, gone(pid), s.child.Log())
 	}
 	if err := s.stop(); err != nil {
 		t.Errorf("again: %v", err)
@@ -90,7 +98,7 @@ func TestServerThatDoesNotStopIsKilled(t *testing.T) {
 		t.Fatal(err)
 	}
 	s.patience = 50 * time.Millisecond
-	if err := s.stop(); err == nil || !gone(s.pid()) {
+	if err := s.stop(); err == nil || !strings.Contains(err.Error(), "was killed") || !gone(s.pid()) {
 		t.Errorf("%v; gone: %v", err, gone(s.pid()))
 	}
 }
@@ -98,6 +106,16 @@ func TestServerThatDoesNotStopIsKilled(t *testing.T) {
 func TestServerThatDiesSaysWhy(t *testing.T) {
 	if _, err := startPlayed(t, "dies"); err == nil || !strings.Contains(err.Error(), "no room on this disk") {
 		t.Errorf("%v", err)
+	}
+}
+
+func TestVersionOf(t *testing.T) {
+	t.Setenv("LOAD_TEST_CHILD", "willing")
+	if v := versionOf(t.Context(), os.Args[0]); v != "played 1" {
+		t.Errorf("%q", v)
+	}
+	if v := versionOf(t.Context(), "/no/such/binary"); v != "unknown" {
+		t.Errorf("%q", v)
 	}
 }
 
@@ -109,7 +127,7 @@ func TestGuard(t *testing.T) {
 	}
 	ctx, cancel := (&rig{server: s}).guard(t.Context())
 	defer cancel()
-	if err := s.cmd.Process.Kill(); err != nil {
+	if err := syscall.Kill(s.pid(), syscall.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
 	<-ctx.Done()
@@ -119,6 +137,10 @@ func TestGuard(t *testing.T) {
 }
 
 func playRelay(args []string) {
+	if slices.Equal(args, []string{"version"}) {
+		fmt.Println("played 1")
+		return
+	}
 	if len(args) != 4 || !slices.Equal(args[:3], []string{"bench", "relay", "--listen"}) {
 		fmt.Println("bad arguments:", args)
 		os.Exit(2)
