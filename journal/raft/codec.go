@@ -257,6 +257,10 @@ const (
 	keyHardState = 'h'
 	keyMeta      = 'm'
 	keySpan      = 't'
+	keyConf      = 'c'
+	keyGone      = 'g'
+	keyAcked     = 'a'
+	keyIncoming  = 's'
 
 	maxShards = 4096
 )

@@ -3,6 +3,8 @@ package raft
 import (
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"sort"
 
 	"go.etcd.io/raft/v3/raftpb"
@@ -20,21 +22,24 @@ const lossTermJump = 1 << 20
 
 // compare holds a group's log against its marks, and fences the shard if the log
 // has not what the marks prove.
-func (j *Journal) compare(g *group) {
+func (j *Journal) compare(g *group) error {
 	m := j.marks.durable[g.shard]
 	proven := m.end
 	if m.applied.Index > proven.Index {
 		proven = m.applied.Position
 	}
 	if g.log.contains(m.end, g.log.last) && g.log.contains(m.applied.Position, g.log.last) {
-		return
+		// Marks say what was committed; a follower's log alone does not know.
+		return g.log.raise(uint64(max(m.end.Index, m.applied.Index)))
 	}
 	if g.log.contains(proven, g.log.last) {
 		proven = m.applied.Position
 	}
-	g.lost = &journal.LostTailError{Shard: g.shard, Have: g.log.common(proven, g.log.last), Proven: proven, Proof: markProof}
-	j.damage = append(j.damage, g.lost)
-	j.cfg.Logger.Error("acknowledged entries are missing from the journal; the shard is left alone until the loss is accepted", "shard", g.shard, "err", g.lost)
+	lost := &journal.LostTailError{Shard: g.shard, Have: g.log.common(proven, g.log.last), Proven: proven, Proof: markProof}
+	g.lost.Store(lost)
+	j.damage = append(j.damage, lost)
+	j.cfg.Logger.Error("acknowledged entries are missing from the journal; the shard is left alone until the loss is accepted", "shard", g.shard, "err", lost)
+	return nil
 }
 
 // common gives the last position of this log that may also be in the history
@@ -55,11 +60,17 @@ func (l *shardLog) common(proven journal.Position, end uint64) journal.Position 
 
 // Damage tells what is known to be wrong: *journal.LostTailError for each shard
 // that lacks what its mark proves (it does not run) or what ReportLost was told
-// (it runs), and *MarksError for damaged copies of the marks.
+// (it runs), *MarksError for damaged copies of the marks, and *ImpostorError for
+// nodes that were refused.
 func (j *Journal) Damage() []error {
 	j.damageMu.Lock()
 	defer j.damageMu.Unlock()
 	out := append([]error(nil), j.damage...)
+	j.identity.mu.Lock()
+	for _, node := range slices.Sorted(maps.Keys(j.identity.denied)) {
+		out = append(out, j.identity.denied[node])
+	}
+	j.identity.mu.Unlock()
 	for shard := range j.groups {
 		if e := j.reported[journal.ShardID(shard)]; e != nil {
 			out = append(out, e)
@@ -106,6 +117,10 @@ type Loss struct {
 // ErrNoLoss: AcceptLoss was asked for a shard that lacks nothing.
 var ErrNoLoss = errors.New("journal: the shard's log is not missing anything")
 
+// ErrPeersHaveIt: AcceptLoss was asked for a shard that has other members. What
+// is missing here is there; this node is replaced by one with a new node ID.
+var ErrPeersHaveIt = errors.New("journal: the shard has other members; replace this node instead of accepting the loss")
+
 // AcceptLoss lets a shard that was fenced for a missing tail go on from what
 // exists, with the journal not open. It returns exactly what is given up, which
 // the caller should record. It is safe to repeat if it is cut off: the marks,
@@ -127,10 +142,14 @@ func (j *Journal) acceptLoss(shard journal.ShardID) (Loss, error) {
 		return Loss{}, fmt.Errorf("there are %d shards", len(j.groups))
 	}
 	g := j.groups[shard]
-	if g.lost == nil {
+	e := g.lost.Load()
+	if e == nil {
 		return Loss{}, ErrNoLoss
 	}
-	term := max(g.log.hard.GetTerm(), uint64(g.lost.Proven.Term)) + lossTermJump
+	if !isOnly(g.log.meta.conf, j.cfg.NodeID) {
+		return Loss{}, ErrPeersHaveIt
+	}
+	term := max(g.log.hard.GetTerm(), uint64(e.Proven.Term)) + lossTermJump
 	commit := g.log.commit
 	if err := g.log.save(nil, &raftpb.HardState{Term: &term, Vote: new(uint64), Commit: &commit}); err != nil {
 		return Loss{}, err
@@ -147,6 +166,5 @@ func (j *Journal) acceptLoss(shard journal.ShardID) (Loss, error) {
 			return Loss{}, err
 		}
 	}
-	e := g.lost
 	return Loss{Shard: shard, Have: e.Have, Proven: e.Proven, Proof: e.Proof, From: e.Have.Index + 1, To: e.Proven.Index}, nil
 }

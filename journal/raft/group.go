@@ -6,6 +6,9 @@ import (
 	"fmt"
 	"log/slog"
 	"runtime/debug"
+	"slices"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	etcd "go.etcd.io/raft/v3"
@@ -17,26 +20,50 @@ import (
 
 // group is one shard's Raft group on this node: it implements journal.Log.
 //
-// One goroutine, the loop, owns the RawNode: it takes ticks, messages and
+// One goroutine, the loop, owns the RawNode: it takes ticks, what peers send and
 // proposals, and works through each Ready before it takes the next. Others
 // speak to it through channels and read the shardLog and the fields below
 // state, under shardLog.mu.
 type group struct {
-	j     *Journal
-	shard journal.ShardID
-	log   *shardLog
-	lost  *journal.LostTailError // set at open, the loop never runs
+	j       *Journal
+	shard   journal.ShardID
+	log     *shardLog
+	lost    atomic.Pointer[journal.LostTailError] // the log is damaged: the loop ends, or never runs
+	removed atomic.Bool                           // this node is a member no more, likewise
 
-	node      *etcd.RawNode // the loop's
-	pending   *proposal     // the loop's: in the log, not yet known to be committed
+	node     *etcd.RawNode // the loop's, as all down to hint
+	pending  *proposal     // in the log, not yet known to be committed
+	changing *change       // likewise
+	ticks    uint64
+	heard    map[NodeID]uint64 // when a peer last sent something, in ticks
+	events   []event           // being worked through
+	hint     *time.Timer       // to campaign early
+	hints    int               // how often it will still be tried
+	fetching bool              // a snapshot is on its way
+	fetched  chan fetched      // where it arrives
+	restored *base             // the view stands there, the log not yet
+	stuck    []NodeID          // see retrySnapshots
+	transfer NodeID            // to whom the ownership is being given
+
 	proposals chan *proposal
-	messages  chan *raftpb.Message
+	calls     chan func()
+	inbox     inbox
+	tick      chan struct{} // room for one
+	halt      chan struct{} // closed when lost or removed
+	halting   sync.Once
 	stopped   chan struct{} // closed when the loop has ended
+	progress  progress      // of the snapshot being fetched
 
 	// state, guarded by log.mu; log.changed tells of changes.
-	owner    uint64 // the term this node owns the shard in, 0 for none
-	inflight bool   // a proposal is with the loop
-	leased   bool   // a lease was given and no append's outcome is unknown since
+	owner    uint64        // the term this node owns the shard in, 0 for none
+	ended    chan struct{} // closed when owner changes
+	inflight bool          // a proposal is with the loop
+	leased   bool          // a lease was given and no append's outcome is unknown since
+	moving   bool          // the ownership is being given away
+	leader   NodeID
+	term     uint64
+	serving  map[NodeID]int // snapshots being sent
+	acked    map[NodeID]ack // what peers have acknowledged, see memory.go
 }
 
 type proposal struct {
@@ -53,13 +80,28 @@ type outcome struct {
 
 var _ journal.Log = (*group)(nil)
 
+// electionTicks without a word from the leader make a follower campaign, at
+// random up to twice as many; heartbeats go out every heartbeatTicks.
+const (
+	electionTicks  = 10
+	heartbeatTicks = 2
+)
+
 func newGroup(j *Journal, shard journal.ShardID) *group {
 	return &group{
 		j: j, shard: shard,
-		log:       newShardLog(&j.store, shard, j.cfg.CacheBytes),
+		log:       newShardLog(&j.store, shard, j.cfg.NodeID, j.cfg.CacheBytes),
+		heard:     map[NodeID]uint64{},
 		proposals: make(chan *proposal),
-		messages:  make(chan *raftpb.Message, 256),
+		calls:     make(chan func()),
+		inbox:     newInbox(),
+		fetched:   make(chan fetched),
+		tick:      make(chan struct{}, 1),
+		halt:      make(chan struct{}),
 		stopped:   make(chan struct{}),
+		ended:     make(chan struct{}),
+		acked:     map[NodeID]ack{},
+		serving:   map[NodeID]int{},
 	}
 }
 
@@ -72,15 +114,15 @@ func (g *group) start() (err error) {
 	}()
 	g.node, err = etcd.NewRawNode(&etcd.Config{
 		ID:                        g.j.cfg.NodeID,
-		ElectionTick:              10,
-		HeartbeatTick:             1,
+		ElectionTick:              electionTicks,
+		HeartbeatTick:             heartbeatTicks,
 		Storage:                   g.log,
 		Applied:                   g.log.commit,
-		MaxSizePerMsg:             1 << 20,
+		MaxSizePerMsg:             512 << 10,
 		MaxCommittedSizePerReady:  4 << 20,
 		MaxUncommittedEntriesSize: 8 << 20,
 		MaxInflightMsgs:           64,
-		MaxInflightBytes:          8 << 20,
+		MaxInflightBytes:          4 << 20,
 		CheckQuorum:               true,
 		PreVote:                   true,
 		DisableProposalForwarding: true,
@@ -90,7 +132,7 @@ func (g *group) start() (err error) {
 	if err != nil {
 		return fmt.Errorf("start group of shard %d: %w", g.shard, err)
 	}
-	if v := g.log.meta.conf.GetVoters(); len(v) == 1 && v[0] == g.j.cfg.NodeID {
+	if v := votersOf(g.log.meta.conf); len(v) == 1 && v[0] == g.j.cfg.NodeID {
 		// There is nobody to wait for.
 		if err := g.node.Campaign(); err != nil {
 			return fmt.Errorf("campaign for shard %d: %w", g.shard, err)
@@ -100,20 +142,25 @@ func (g *group) start() (err error) {
 	return nil
 }
 
-// loop runs the group until the journal closes or its store is fenced.
+// loop runs the group until the journal closes, its store is fenced, or the
+// shard is halted.
 func (g *group) loop() {
+	g.hint = time.NewTimer(time.Hour)
+	g.hint.Stop()
 	defer func() {
 		if r := recover(); r != nil {
 			g.j.store.trip(fmt.Errorf("group of shard %d: %v\n%s", g.shard, r, debug.Stack()))
 		}
+		g.hint.Stop()
 		g.disown()
 		close(g.stopped)
 	}()
-	tick := time.NewTicker(g.j.cfg.TickInterval)
-	defer tick.Stop()
 	for {
 		for g.node.HasReady() {
 			if err := g.ready(); err != nil {
+				if g.j.store.err() == nil && g.halted() {
+					return
+				}
 				g.j.store.trip(err)
 				return
 			}
@@ -121,11 +168,20 @@ func (g *group) loop() {
 		select {
 		case p := <-g.proposals:
 			g.propose(p)
-		case m := <-g.messages:
-			// A message that raft cannot use is as good as lost on the way.
-			_ = g.node.Step(m)
-		case <-tick.C:
-			g.node.Tick()
+		case <-g.inbox.ready:
+			g.events = g.inbox.take(g.events)
+			g.step(g.events)
+			clear(g.events)
+		case f := <-g.calls:
+			f()
+		case <-g.tick:
+			g.ticked()
+		case <-g.hint.C:
+			g.hinted()
+		case f := <-g.fetched:
+			g.arrived(f)
+		case <-g.halt:
+			return
 		case <-g.j.closing:
 			return
 		case <-g.j.store.down:
@@ -134,21 +190,173 @@ func (g *group) loop() {
 	}
 }
 
+func (g *group) halted() bool {
+	select {
+	case <-g.halt:
+		return true
+	default:
+		return false
+	}
+}
+
+// stop halts the group for good; it may be called from anywhere.
+func (g *group) stop() { g.halting.Do(func() { close(g.halt) }) }
+
+// do has the loop run f and waits for it.
+func (g *group) do(ctx context.Context, f func()) error {
+	done := make(chan struct{})
+	select {
+	case g.calls <- func() { defer close(done); f() }:
+	case <-ctx.Done():
+		return fmt.Errorf("shard %d: %w", g.shard, ctx.Err())
+	case <-g.stopped:
+		if err := g.dead(); err != nil {
+			return err
+		}
+		return journal.ErrClosed
+	}
+	select {
+	case <-done:
+		return nil
+	case <-g.stopped:
+		select {
+		case <-done:
+			return nil
+		default:
+			return journal.ErrClosed
+		}
+	}
+}
+
+// step takes what peers have sent.
+func (g *group) step(events []event) {
+	for _, e := range events {
+		switch {
+		case e.down:
+			g.lostPeer(e.from)
+		case e.removed:
+			g.remove("a peer says so", e.from)
+			return
+		default:
+			g.heard[e.from] = g.ticks
+			g.receive(e.from, e.message)
+		}
+	}
+}
+
+func (g *group) receive(from NodeID, m *raftpb.Message) {
+	switch m.GetType() {
+	case raftpb.MsgSnap:
+		if !g.takes(from, m) {
+			return
+		}
+	case raftpb.MsgVote, raftpb.MsgPreVote:
+		g.log.mu.Lock()
+		gone := g.log.gone[from]
+		g.log.mu.Unlock()
+		if gone {
+			g.j.cfg.Transport.Send(from, Parcel{Shard: g.shard})
+			return
+		}
+	case raftpb.MsgAppResp:
+		g.noteAck(from, m)
+	}
+	// A message that raft cannot use is as good as lost on the way.
+	_ = g.node.Step(m)
+}
+
+// remove stops the group: this node is no member any more.
+func (g *group) remove(why string, by NodeID) {
+	if g.removed.CompareAndSwap(false, true) {
+		g.j.cfg.Logger.Warn("this node was removed from a shard's group and stops serving it", "shard", g.shard, "why", why, "by", by)
+	}
+	g.stop()
+}
+
+// ticked is a tick of Raft's clock.
+func (g *group) ticked() {
+	g.ticks++
+	g.node.Tick()
+	if g.ticks%(2*electionTicks) == 0 {
+		g.retrySnapshots()
+	}
+	if g.transfer != 0 && g.node.Status().LeadTransferee != g.transfer {
+		g.moved()
+	}
+}
+
+// moved ends a transfer, whether it succeeded or was given up.
+func (g *group) moved() {
+	g.transfer = 0
+	g.log.mu.Lock()
+	defer g.log.mu.Unlock()
+	g.moving = false
+	g.log.wake()
+}
+
+// lostPeer: the connection to a peer has broken. If it led, that is a hint not to
+// wait for the election timeout: followers ask at once, with jitter, whether
+// others have lost the leader too (a pre-vote disturbs nobody who has not).
+func (g *group) lostPeer(peer NodeID) {
+	g.node.ReportUnreachable(peer)
+	if s := g.node.BasicStatus(); s.RaftState == etcd.StateFollower && s.Lead == peer {
+		_ = g.node.ForgetLeader() // only refused in modes we do not use
+		g.hints = 4
+		g.hint.Reset(g.j.jitter())
+	}
+}
+
+// hinted campaigns, unless a leader was found meanwhile; again a few times, as
+// the others may hear of the loss a little later.
+func (g *group) hinted() {
+	s := g.node.BasicStatus()
+	if s.Lead != 0 || (s.RaftState != etcd.StateFollower && s.RaftState != etcd.StatePreCandidate) {
+		return
+	}
+	_ = g.node.Campaign() // refused if not a voter: then others will
+	if g.hints--; g.hints > 0 {
+		g.hint.Reset(g.j.jitter())
+	}
+}
+
 // disown takes the ownership away and settles what can be settled.
 func (g *group) disown() {
 	g.log.mu.Lock()
 	defer g.log.mu.Unlock()
-	g.owner, g.leased = 0, false
+	g.setOwner(0)
+}
+
+// setOwner says in which term this node owns the shard; the caller holds log.mu.
+func (g *group) setOwner(term uint64) {
+	if g.owner != 0 && g.owner != term {
+		close(g.ended)
+		g.ended = make(chan struct{})
+	}
+	g.owner, g.leased = term, false
 	g.log.wake()
 }
 
-// ready works through one Ready: first the disk, then messages, then what is
-// committed. The commit index alone is not written: it is found again by the
-// next election, and goes with the next batch that must be synced.
+// ready works through one Ready: first what peers may know before it is on this
+// disk (so that their disks work while ours does), then the disk, then what
+// promises that it is there, then what is committed. The commit index alone is
+// not written: it is found again by the next election or in the marks, and goes
+// with the next batch that must be synced.
 func (g *group) ready() error {
 	rd := g.node.Ready()
+	for _, m := range rd.Messages {
+		if !isAnswer(m) {
+			g.j.cfg.Transport.Send(m.GetTo(), Parcel{Shard: g.shard, Message: m})
+		}
+	}
 	if !etcd.IsEmptySnap(rd.Snapshot) {
-		return fmt.Errorf("shard %d was sent a snapshot; this release cannot take one", g.shard)
+		s, err := decodeBase(g.shard, rd.Snapshot)
+		if err != nil {
+			return fmt.Errorf("snapshot of shard %d: %w", g.shard, err) // it was checked when it came
+		}
+		if err := g.log.install(s, g.node.BasicStatus().HardState); err != nil {
+			return err
+		}
+		g.restored = nil
 	}
 	if rd.MustSync {
 		hard := g.node.BasicStatus().HardState
@@ -156,18 +364,40 @@ func (g *group) ready() error {
 			return err
 		}
 	}
-	if len(rd.Messages) > 0 {
-		g.j.cfg.Transport.Send(g.shard, rd.Messages)
+	for _, m := range rd.Messages {
+		if isAnswer(m) {
+			g.j.cfg.Transport.Send(m.GetTo(), Parcel{Shard: g.shard, Message: m})
+		}
 	}
-	if rd.SoftState != nil && rd.SoftState.RaftState != etcd.StateLeader {
-		g.disown()
-		g.resolve(outcome{err: journal.ErrUnknown})
+	if rd.SoftState != nil {
+		g.softState(rd.SoftState)
 	}
 	if err := g.apply(rd.CommittedEntries); err != nil {
 		return err
 	}
 	g.node.Advance(rd)
 	return nil
+}
+
+// softState takes note of who leads.
+func (g *group) softState(s *etcd.SoftState) {
+	term := g.node.BasicStatus().GetTerm()
+	g.log.mu.Lock()
+	if g.leader != s.Lead || g.term != term {
+		g.leader, g.term = s.Lead, term
+		g.log.wake()
+	}
+	if g.owner != 0 && (s.RaftState != etcd.StateLeader || g.owner != term) {
+		g.setOwner(0)
+	}
+	g.log.mu.Unlock()
+	if s.RaftState != etcd.StateLeader {
+		g.resolve(outcome{err: journal.ErrUnknown})
+		g.changed(journal.ErrUnknown)
+		if g.transfer != 0 {
+			g.moved()
+		}
+	}
 }
 
 // apply takes note of committed entries, and answers the proposal among them.
@@ -187,8 +417,7 @@ func (g *group) apply(entries []*raftpb.Entry) error {
 			// An entry of our own term is committed, so all before it is.
 			g.log.mu.Lock()
 			if g.owner != e.GetTerm() {
-				g.owner, g.leased = e.GetTerm(), false
-				g.log.wake()
+				g.setOwner(e.GetTerm())
 			}
 			g.log.mu.Unlock()
 		}
@@ -219,9 +448,29 @@ func (g *group) applyConfChange(e *raftpb.Entry) error {
 		}
 		cc = two
 	default:
+		if c := g.changing; c != nil && c.index == e.GetIndex() {
+			g.changed(ErrChangeRefused) // raft put an empty entry in its place
+		}
 		return nil
 	}
-	return g.log.setConf(g.node.ApplyConfChange(cc))
+	conf := g.node.ApplyConfChange(cc)
+	if err := g.log.setConf(e.GetIndex(), conf); err != nil {
+		return err
+	}
+	g.j.cfg.Logger.Info("a shard's members changed", "shard", g.shard, "index", e.GetIndex(), "members", conf.String())
+	if c := g.changing; c != nil && len(conf.GetVotersOutgoing()) == 0 {
+		switch {
+		case c.index > e.GetIndex():
+		case c.index == e.GetIndex() && c.term != e.GetTerm():
+			g.changed(ErrChangeRefused)
+		default:
+			g.changed(nil)
+		}
+	}
+	if !slices.Contains(membersOf(conf), g.j.cfg.NodeID) {
+		g.remove("the change is committed", g.j.cfg.NodeID)
+	}
+	return nil
 }
 
 // resolve answers the pending proposal.
@@ -275,7 +524,7 @@ func (g *group) Lease(ctx context.Context) (journal.Lease, error) {
 		}
 		g.log.mu.Lock()
 		changed := g.log.changed
-		if g.owner != 0 && !g.inflight {
+		if g.owner != 0 && !g.inflight && !g.moving {
 			if marked == g.owner {
 				g.leased = true
 				lease := journal.Lease{Term: journal.Term(g.owner), Applied: g.log.final.Index}
@@ -295,6 +544,7 @@ func (g *group) Lease(ctx context.Context) (journal.Lease, error) {
 		case <-changed:
 		case <-ctx.Done():
 			return journal.Lease{}, fmt.Errorf("wait for the lease of shard %d: %w", g.shard, ctx.Err())
+		case <-g.halt:
 		case <-g.j.closing:
 		case <-g.j.store.down:
 		}
@@ -308,8 +558,11 @@ func (g *group) dead() error {
 		return journal.ErrClosed
 	default:
 	}
-	if g.lost != nil {
-		return g.lost
+	if lost := g.lost.Load(); lost != nil {
+		return lost
+	}
+	if g.removed.Load() {
+		return &RemovedError{Shard: g.shard, Node: g.j.cfg.NodeID}
 	}
 	return g.j.store.err()
 }
@@ -420,6 +673,7 @@ func (g *group) Read(ctx context.Context, after journal.Index, maxBytes int) ([]
 		case <-changed:
 		case <-ctx.Done():
 			return nil, fmt.Errorf("read shard %d after %d: %w", g.shard, after, ctx.Err())
+		case <-g.halt:
 		case <-g.j.closing:
 		case <-g.j.store.down:
 		}
@@ -463,7 +717,8 @@ func (g *group) Last() journal.Position {
 func (g *group) Contains(p journal.Position) bool {
 	g.log.mu.Lock()
 	defer g.log.mu.Unlock()
-	return g.log.contains(p, g.log.commit)
+	// A view taken from a peer is there before the log has gone on behind it.
+	return g.log.contains(p, g.log.commit) || (p == g.log.incoming && p.Index != 0)
 }
 
 // SetMark implements journal.Log.

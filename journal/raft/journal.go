@@ -12,10 +12,9 @@
 // used from any goroutine. Commits of different shards meet in Pebble's commit
 // pipeline and share fsyncs.
 //
-// What it does not do yet: groups have one voter. The Transport and Journal.Step
-// are where other members come in; snapshots between members are not taken. It
-// knows nothing of what records mean, but for the hash chain that Scrub may be
-// asked to check.
+// What it does not do: it finds no addresses and decides about no members (the
+// Transport is given, changes are asked for), and knows nothing of what records
+// mean, but for the hash chain that Scrub may be asked to check.
 package raft
 
 import (
@@ -24,11 +23,11 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"slices"
 	"sync"
 	"time"
 
 	"github.com/cockroachdb/pebble/v2"
-	"go.etcd.io/raft/v3/raftpb"
 
 	"github.com/bongsu-im/bongsu/internal/clock"
 	"github.com/bongsu-im/bongsu/internal/durable"
@@ -44,10 +43,23 @@ type Config struct {
 	Clock  clock.Clock
 	Logger *slog.Logger // nil: nothing is logged
 
-	Transport Transport // nil: this node is alone
+	// Voters are the members of every group of a new store, this node among them;
+	// nil means this node alone. They must be the same on all of them. With Join
+	// the store begins without members instead, and waits until a leader adds it.
+	// Both mean nothing to a store that exists.
+	Voters []NodeID
+	Join   bool
+	// Cluster is fixed when the store is made; zero draws one. A node that joins
+	// must be given its cluster's.
+	Cluster   ClusterID
+	Transport Transport    // nil: this node is alone
+	Snapshots Snapshots    // nil: members behind the trimmed part cannot be helped
+	Random    clock.Source // nil: the system's
+	// SnapshotRate bounds what a snapshot sends, in bytes a second; 0 means 32 MiB.
+	SnapshotRate int64
 
 	MarkInterval time.Duration // how often marks become durable; 0 means 1 s
-	TickInterval time.Duration // Raft's tick, 10 to an election; 0 means 100 ms
+	TickInterval time.Duration // Raft's tick, 10 to an election; 0 means 50 ms
 	// ReserveBytes of the disk are kept free: below, appends get ErrNoSpace.
 	// 0 means 256 MiB, negative none.
 	ReserveBytes    int64
@@ -80,11 +92,17 @@ func (c Config) withDefaults() (Config, error) {
 	if c.Transport == nil {
 		c.Transport = alone{}
 	}
+	if c.Random == nil {
+		c.Random = clock.Random
+	}
+	if c.SnapshotRate <= 0 {
+		c.SnapshotRate = 32 << 20
+	}
 	if c.MarkInterval == 0 {
 		c.MarkInterval = time.Second
 	}
 	if c.TickInterval == 0 {
-		c.TickInterval = 100 * time.Millisecond
+		c.TickInterval = 50 * time.Millisecond
 	}
 	if c.ReserveBytes == 0 {
 		c.ReserveBytes = 256 << 20
@@ -93,6 +111,20 @@ func (c Config) withDefaults() (Config, error) {
 		c.BlockCacheBytes = 8 << 20
 	}
 	switch {
+	case c.Join:
+		c.Voters = nil
+	case len(c.Voters) == 0:
+		c.Voters = []NodeID{c.NodeID}
+	default:
+		c.Voters = slices.Compact(slices.Sorted(slices.Values(c.Voters)))
+	}
+	switch {
+	case !c.Join && (!slices.Contains(c.Voters, c.NodeID) || c.Voters[0] == 0):
+		return c, fmt.Errorf("journal: node %d is not among the first voters %v", c.NodeID, c.Voters)
+	case len(c.Voters) > 1 && c.Transport == Transport(alone{}):
+		return c, errors.New("journal: several voters need a transport")
+	case c.Join && c.Cluster == (ClusterID{}):
+		return c, errors.New("journal: a node that joins must know its cluster's ID")
 	case c.Dir == "":
 		return c, errors.New("journal: Config.Dir is empty")
 	case c.Shards < 0 || c.Shards > maxShards:
@@ -110,6 +142,8 @@ type Journal struct {
 	marks  marks
 	space  space
 	groups []*group
+
+	identity identity
 
 	running sync.WaitGroup // the loops and the marks' ticker
 	closing chan struct{}
@@ -184,6 +218,9 @@ func (j *Journal) loadAll() error {
 			return err
 		}
 	}
+	if err := j.loadIdentity(); err != nil {
+		return err
+	}
 	j.damage = append(j.damage, j.marks.load(j.cfg.Shards)...)
 	for _, g := range j.groups {
 		if err := g.log.load(); err != nil {
@@ -191,7 +228,12 @@ func (j *Journal) loadAll() error {
 		}
 	}
 	for _, g := range j.groups {
-		j.compare(g)
+		if err := j.compare(g); err != nil {
+			return err
+		}
+		if err := g.loadAcks(); err != nil {
+			return err
+		}
 	}
 	return j.store.err()
 }
@@ -245,7 +287,7 @@ func (j *Journal) create(known bool) error {
 	defer func() { _ = b.Close() }() // a batch that was not committed holds nothing
 	err := b.Set(infoKey, encodeInfo(storeInfo{node: j.cfg.NodeID, shards: uint16(j.cfg.Shards)}), nil)
 	for _, g := range j.groups {
-		err = errors.Join(err, g.log.bootstrap(b, j.cfg.NodeID))
+		err = errors.Join(err, g.log.bootstrap(b, j.cfg.Voters))
 	}
 	if err != nil {
 		return fmt.Errorf("make journal store: %w", err)
@@ -259,14 +301,47 @@ func (j *Journal) start() error {
 		return err
 	}
 	for _, g := range j.groups {
-		if g.lost == nil {
-			if err := g.start(); err != nil {
-				return err
-			}
+		if g.lost.Load() != nil {
+			close(g.stopped)
+			continue
+		}
+		if err := g.start(); err != nil {
+			return err
 		}
 	}
 	j.running.Go(j.keepMarks)
+	if _, single := j.cfg.Transport.(alone); single {
+		return nil // nobody to time out, nobody to tell
+	}
+	if err := j.cfg.Transport.Start(j.identity.self, j); err != nil {
+		return fmt.Errorf("start transport: %w", err)
+	}
+	j.running.Go(j.keepTime)
 	return nil
+}
+
+// keepTime ticks the groups, all at once so that their heartbeats travel
+// together. It leaves when the store is fenced, and breaks all connections: that
+// is how peers hear of it soonest.
+func (j *Journal) keepTime() {
+	tick := time.NewTicker(j.cfg.TickInterval)
+	defer tick.Stop()
+	for {
+		select {
+		case <-tick.C:
+			for _, g := range j.groups {
+				select {
+				case g.tick <- struct{}{}:
+				default: // it is at the disk: time that it could not listen does not count
+				}
+			}
+		case <-j.closing:
+			return
+		case <-j.store.down:
+			_ = j.cfg.Transport.Close() // again at Close, which reports
+			return
+		}
+	}
 }
 
 // armMarks lets marks be written, and replaces damaged copies at once by what is
@@ -291,7 +366,7 @@ func (j *Journal) keepMarks() {
 	for {
 		select {
 		case <-tick.C:
-			if j.marks.sync() != nil {
+			if j.marks.sync() != nil || j.storeAcks() != nil {
 				return // fenced, and said so
 			}
 		case <-j.closing:
@@ -304,7 +379,7 @@ func (j *Journal) keepMarks() {
 
 func (j *Journal) durableEnd(shard journal.ShardID) (journal.Position, bool) {
 	g := j.groups[shard]
-	return g.durableEnd(), g.lost == nil
+	return g.durableEnd(), g.lost.Load() == nil
 }
 
 // Log implements journal.Journal.
@@ -350,15 +425,30 @@ func (j *Journal) Metrics() Metrics {
 	return Metrics{DiskBytes: m.DiskSpaceUsage(), WALBytes: m.WAL.Size, Pebble: m}
 }
 
-// Step takes a message that another member has sent. It does not block: one too
-// many is dropped, as networks do.
-func (j *Journal) Step(shard journal.ShardID, m *raftpb.Message) {
-	if int(shard) >= len(j.groups) || j.groups[shard].lost != nil {
+// Receive implements Receiver.
+func (j *Journal) Receive(from NodeID, p Parcel) {
+	if int(p.Shard) >= len(j.groups) {
 		return
 	}
-	select {
-	case j.groups[shard].messages <- m:
-	default:
+	if m := p.Message; m != nil && (m.GetFrom() != from || m.GetTo() != j.cfg.NodeID) {
+		j.cfg.Logger.Warn("a message was dropped that is not what its connection says", "peer", from, "from", m.GetFrom(), "to", m.GetTo())
+		return
+	}
+	g := j.groups[p.Shard]
+	if g.halted() || g.lost.Load() != nil {
+		return
+	}
+	g.inbox.put(event{from: from, message: p.Message, removed: p.Message == nil, cost: p.cost()})
+}
+
+// Up implements Receiver.
+func (j *Journal) Up(peer NodeID) { j.cfg.Logger.Info("connected to a peer", "node", peer) }
+
+// Down implements Receiver.
+func (j *Journal) Down(peer NodeID) {
+	j.cfg.Logger.Info("the connection to a peer is broken", "node", peer)
+	for _, g := range j.groups {
+		g.inbox.put(event{from: peer, down: true})
 	}
 }
 
@@ -373,7 +463,9 @@ func (j *Journal) Close() error {
 }
 
 func (j *Journal) shut() error {
+	j.handOver()
 	close(j.closing)
+	broken := j.cfg.Transport.Close()
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
@@ -382,7 +474,10 @@ func (j *Journal) shut() error {
 	if !j.waitOrFenced(done) {
 		return fmt.Errorf("close journal: work hangs in the failed store: %w", j.store.err())
 	}
-	err := j.marks.close()
+	err := errors.Join(j.marks.close(), broken)
+	if j.marks.armed && j.store.err() == nil {
+		err = errors.Join(err, j.storeAcks())
+	}
 	if j.store.err() != nil {
 		err = nil // the fence has been told of; closing after it is still closing
 	}

@@ -159,7 +159,7 @@ type scrubber struct {
 }
 
 func (s *scrubber) group(ctx context.Context, g *group) error {
-	fresh := newShardLog(&s.j.store, g.shard, 0)
+	fresh := newShardLog(&s.j.store, g.shard, s.j.cfg.NodeID, 0)
 	g.log.writing.Lock() // its parts change together
 	err := fresh.load()
 	g.log.writing.Unlock()

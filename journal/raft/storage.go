@@ -25,35 +25,54 @@ const maxSpans = 1 << 16
 type shardLog struct {
 	store      *store
 	shard      journal.ShardID
+	node       NodeID
 	cacheBytes int
 
 	writing sync.Mutex // one writer at a time: the group's loop, or Trim
 
-	mu      sync.Mutex
-	meta    groupMeta
-	hard    *raftpb.HardState
-	spans   []span
-	last    uint64 // last index in stable storage
-	tail    []*raftpb.Entry
-	size    int // encoded bytes of tail
-	commit  uint64
-	final   journal.Position // last committed data entry, trimmed or not
-	changed chan struct{}    // closed and replaced when commit moves or the group's state does
+	mu     sync.Mutex
+	meta   groupMeta
+	confs  []confAt        // memberships, by the index that brought them; ends with meta.conf
+	gone   map[NodeID]bool // removed members: their IDs are not used again
+	hard   *raftpb.HardState
+	spans  []span
+	last   uint64 // last index in stable storage
+	tail   []*raftpb.Entry
+	size   int // encoded bytes of tail
+	commit uint64
+	final  journal.Position // last committed data entry, trimmed or not
+	// incoming is where a view stands, or will, that was taken from a peer before
+	// the log went on from there; zero if none.
+	incoming journal.Position
+	changed  chan struct{} // closed and replaced when commit moves or the group's state does
 }
 
 var _ etcd.Storage = (*shardLog)(nil)
 
-func newShardLog(s *store, shard journal.ShardID, cacheBytes int) *shardLog {
-	return &shardLog{store: s, shard: shard, cacheBytes: cacheBytes, changed: make(chan struct{})}
+func newShardLog(s *store, shard journal.ShardID, node NodeID, cacheBytes int) *shardLog {
+	return &shardLog{store: s, shard: shard, node: node, cacheBytes: cacheBytes, changed: make(chan struct{})}
 }
 
 // bootstrap puts what an empty group starts with into the batch. The log begins
 // behind an imaginary first entry, as if it had been trimmed, so that a member
 // that joins later cannot mistake an empty log of its own for the beginning.
-func (l *shardLog) bootstrap(b *pebble.Batch, node uint64) error {
+// Without voters the group is that of a node that joins later: it begins before
+// the beginning, and waits for a snapshot.
+func (l *shardLog) bootstrap(b *pebble.Batch, voters []NodeID) error {
+	if len(voters) == 0 {
+		enc, err := encodeMeta(l.shard, groupMeta{conf: &raftpb.ConfState{}})
+		if err != nil {
+			return err
+		}
+		hard := &raftpb.HardState{Term: new(uint64), Vote: new(uint64), Commit: new(uint64)}
+		return errors.Join(
+			b.Set(key(l.shard, keyMeta, 0), enc, nil),
+			b.Set(key(l.shard, keyHardState, 0), encodeHardState(l.shard, hard), nil),
+		)
+	}
 	meta := groupMeta{
 		trimmed: journal.Position{Term: 1, Index: 1},
-		conf:    &raftpb.ConfState{Voters: []uint64{node}},
+		conf:    &raftpb.ConfState{Voters: voters},
 	}
 	enc, err := encodeMeta(l.shard, meta)
 	if err != nil {
@@ -74,7 +93,7 @@ func (l *shardLog) corrupt(index uint64, format string, args ...any) error {
 
 // load reads the group from the store and checks that its parts agree.
 func (l *shardLog) load() error {
-	for _, step := range []func() error{l.loadMeta, l.loadHardState, l.loadSpans, l.loadEnds, l.agree, l.seams, l.loadFinal} {
+	for _, step := range []func() error{l.loadMeta, l.loadConfs, l.loadHardState, l.loadSpans, l.loadEnds, l.agree, l.seams, l.loadFinal, l.loadIncoming} {
 		if err := step(); err != nil {
 			return err
 		}
@@ -165,6 +184,9 @@ func (l *shardLog) loadEnds() (err error) {
 // agree checks the parts against each other: each was written in one batch with
 // what it must agree with, so a difference is damage below us.
 func (l *shardLog) agree() error {
+	if l.joining() && l.last == 0 && len(l.spans) == 0 && l.hard.GetCommit() == 0 {
+		return nil
+	}
 	if len(l.spans) == 0 {
 		return l.corrupt(0, "the table of terms is empty")
 	}
@@ -179,9 +201,14 @@ func (l *shardLog) agree() error {
 		return l.corrupt(trimmed, "the table of terms gives the trimmed entry another term")
 	case l.hard.GetCommit() > l.last:
 		return l.corrupt(l.last, "the log ends at %d, but %d was committed", l.last, l.hard.GetCommit())
+	case len(l.confs) > 0 && l.confs[len(l.confs)-1].index > l.last:
+		return l.corrupt(l.last, "the log ends at %d, but a membership came with %d", l.last, l.confs[len(l.confs)-1].index)
 	}
 	l.commit = max(l.hard.GetCommit(), trimmed)
-	if v := l.meta.conf.GetVoters(); len(v) == 1 && len(l.meta.conf.GetVotersOutgoing()) == 0 {
+	if n := len(l.confs); n > 0 {
+		l.commit = max(l.commit, l.confs[n-1].index) // it acted, so it was committed
+	}
+	if v := votersOf(l.meta.conf); len(v) == 1 && v[0] == l.node {
 		// The only voter's log is committed as far as it goes: Pebble has synced
 		// again whatever it replayed, before opening.
 		l.commit = l.last
@@ -212,6 +239,20 @@ func (l *shardLog) seams() error {
 		}
 	}
 	return nil
+}
+
+// joining tells whether the group waits for its first snapshot: it is of a node
+// that joins. The caller holds mu or is alone.
+func (l *shardLog) joining() bool { return l.meta.trimmed.Index == 0 }
+
+// raise moves the commit of a log that was just loaded up to what is proven
+// elsewhere to have been committed.
+func (l *shardLog) raise(to uint64) error {
+	if to <= l.commit || to > l.last {
+		return nil
+	}
+	l.commit = to
+	return l.loadFinal()
 }
 
 // loadFinal finds the last committed data entry.
@@ -383,32 +424,6 @@ func (l *shardLog) wake() {
 	l.changed = make(chan struct{})
 }
 
-// setConf makes a changed membership durable before it acts.
-func (l *shardLog) setConf(conf *raftpb.ConfState) error {
-	l.writing.Lock()
-	defer l.writing.Unlock()
-	l.mu.Lock()
-	meta := l.meta
-	l.mu.Unlock()
-	meta.conf = conf
-	enc, err := encodeMeta(l.shard, meta)
-	if err != nil {
-		return l.store.trip(err)
-	}
-	b := l.store.db.NewBatch()
-	defer func() { _ = b.Close() }() // as in save
-	if err := b.Set(key(l.shard, keyMeta, 0), enc, nil); err != nil {
-		return l.store.trip(err)
-	}
-	if err := l.store.commit(b, true); err != nil {
-		return err
-	}
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.meta = meta
-	return nil
-}
-
 // trim forgets entries up to upTo, or to the commit if that is less. It is not
 // fsynced: a trim that a crash takes back has only forgotten to forget.
 func (l *shardLog) trim(upTo uint64) error {
@@ -450,6 +465,7 @@ func (l *shardLog) trim(upTo uint64) error {
 	if err := errors.Join(
 		b.Set(key(l.shard, keyMeta, 0), enc, nil),
 		b.DeleteRange(key(l.shard, keyEntry, 0), key(l.shard, keyEntry, upTo+1), nil),
+		l.trimConfs(b, upTo),
 	); err != nil {
 		return l.store.trip(err)
 	}
@@ -612,13 +628,4 @@ func (l *shardLog) FirstIndex() (uint64, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return uint64(l.meta.trimmed.Index) + 1, nil
-}
-
-// Snapshot implements etcd's raft.Storage. It has no data: a member that is
-// behind the trimmed part takes the view's checkpoint by other means.
-func (l *shardLog) Snapshot() (*raftpb.Snapshot, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	index, term := uint64(l.meta.trimmed.Index), uint64(l.meta.trimmed.Term)
-	return &raftpb.Snapshot{Metadata: &raftpb.SnapshotMetadata{ConfState: l.meta.conf, Index: &index, Term: &term}}, nil
 }
