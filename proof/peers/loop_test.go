@@ -200,6 +200,20 @@ type brokenPeer struct{ fakePeer }
 
 func (*brokenPeer) Start(context.Context, string) error { return errors.New("broken") }
 
+// What a server that is gone has used cannot be known: no figure then.
+func TestMeasureNoticesADeadServer(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		run, err := Measure(t.Context(), &deadPeer{fakePeer{takes: time.Millisecond}}, Workload{Send, 2}, testPlan)
+		if err == nil || !strings.Contains(err.Error(), "gone") {
+			t.Errorf("got %+v, %v", run, err)
+		}
+	})
+}
+
+type deadPeer struct{ fakePeer }
+
+func (*deadPeer) Processes() []int { return []int{1 << 30} } // above the most that Linux gives
+
 func TestComparisonTakesTurns(t *testing.T) {
 	var lines []string
 	c := Comparison{

@@ -97,6 +97,7 @@ type Run struct {
 	PerSecond    float64 `json:"per_s"`
 	PerCPUSecond float64 `json:"per_cpu_s"`
 	CPUPer1000   float64 `json:"cpu_s_per_1000"`
+	CPUSeconds   float64 `json:"cpu_s"` // in the window
 	P50Ms        float64 `json:"p50_ms"`
 	P99Ms        float64 `json:"p99_ms"`
 	Errors       int64   `json:"errors"`
@@ -131,7 +132,7 @@ func (r *Run) judge() {
 
 // fill takes the figures of a window.
 func (r *Run) fill(ops int64, length time.Duration, used shares, l *latencies) {
-	r.Ops, r.Seconds, r.Shares = ops, length.Seconds(), used
+	r.Ops, r.Seconds, r.Shares, r.CPUSeconds = ops, length.Seconds(), used, used.seconds
 	if r.Seconds > 0 {
 		r.PerSecond = float64(ops) / r.Seconds
 	}
