@@ -276,7 +276,7 @@ func TestDamagedMarks(t *testing.T) {
 		if err := os.WriteFile(path, b, 0o600); err != nil {
 			t.Fatal(err)
 		}
-		m := marks{fs: j.cfg.FS, dir: cfg.Dir, shards: 2}
+		m := marks{fs: j.cfg.FS, dir: cfg.Dir, shards: 2, lineage: func() lineage { return "" }}
 		if err := m.load(); err != nil {
 			t.Fatal(err)
 		}

@@ -107,6 +107,52 @@ func TestFailoverDrill(t *testing.T) {
 	}
 }
 
+// The primary does not die but is cut off: it says nothing, the standby is
+// promoted, and then the old one comes back, first in our URL and ready to write.
+// It is not listened to.
+func TestDeposedPrimaryComesBack(t *testing.T) {
+	const shards = 2
+	p := newPair(t)
+	cfg := p.config(t, shards)
+	cfg.URL += "&connect_timeout=1"
+	j := mustOpen(t, cfg)
+	ledgers := newLedgers(shards)
+	ctx, cancel := context.WithCancel(bg)
+	defer cancel()
+	wait := writers(ctx, t, j, ledgers)
+	moreAcks(t, ledgers, 100)
+	p.primary.signalAll(syscall.SIGSTOP)
+	defer p.primary.signalAll(syscall.SIGCONT) // or it cannot be ended in order
+	p.standby.promote()
+	moreAcks(t, ledgers, 100)
+	p.primary.signalAll(syscall.SIGCONT)
+	for range 3 {
+		p.standby.exec("postgres", "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name LIKE 'bongsu%'")
+		moreAcks(t, ledgers, 50)
+	}
+	cancel()
+	for i, err := range wait() {
+		if err != nil {
+			t.Errorf("writer of shard %d: %v", i, err)
+		}
+	}
+	if j.Fenced() != nil || len(j.Damage()) > 0 {
+		t.Fatalf("fenced: %v, damage: %v", j.Fenced(), j.Damage())
+	}
+	for i, g := range ledgers {
+		g.verify(t, j.Log(journal.ShardID(i)), journal.ShardID(i))
+	}
+	if err := j.Close(); err != nil {
+		t.Fatal(err)
+	}
+	// After a restart the marks remember which timeline counts.
+	cfg.URL = strings.Replace(cfg.URL, fmt.Sprintf(",127.0.0.1:%d", p.standby.port), "", 1)
+	cfg.OpenTimeout = 2 * time.Second
+	if _, err := Open(bg, cfg); !errors.As(err, new(*deposedError)) {
+		t.Fatalf("the deposed primary alone: %v", err)
+	}
+}
+
 // Without allow_single, a promoted server that has no standby of its own is not
 // good enough: fenced, with a reason, and nothing lost.
 func TestPromotedServerWithoutStandbyFences(t *testing.T) {

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/bongsu-im/bongsu/journal"
 )
@@ -200,10 +201,16 @@ func (j *Journal) hear(ctx context.Context, l *link) (heard bool) {
 	for {
 		j.follow.wake()
 		j.freed.wake()
-		if _, err := l.conn.WaitForNotification(ctx); err != nil {
+		// Looked at now and then: a server that is gone without a word says nothing.
+		wait, cancel := context.WithTimeout(ctx, 10*time.Second)
+		_, err := l.conn.WaitForNotification(wait)
+		cancel()
+		switch {
+		case err == nil:
+			heard = true
+		case ctx.Err() != nil || !pgconn.Timeout(err) || l.ping(ctx) != nil:
 			return heard
 		}
-		heard = true
 	}
 }
 

@@ -13,14 +13,14 @@ func TestGolden(t *testing.T) {
 	if got := checksum(7, journal.Position{Term: 3, Index: 12}, []byte("봉수")); got != 0xfc5bb9ff {
 		t.Errorf("checksum %#08x", got)
 	}
-	b, err := encodeMarks(marksFile{Version: 1, Store: "s", Sequence: 2, Shards: []mark{{
+	b, err := encodeMarks(marksFile{Version: 1, Store: "s", Lineage: "9/00000002", Sequence: 2, Shards: []mark{{
 		End:     journal.Position{Term: 1, Index: 2},
 		Applied: journal.Mark{Position: journal.Position{Term: 1, Index: 1}, Hash: [32]byte{9}},
 	}}})
 	if err != nil {
 		t.Fatal(err)
 	}
-	const want = `{"Version":1,"Store":"s","Sequence":2,"Shards":[{"End":{"Term":1,"Index":2},"Applied":{"Term":1,"Index":1,"Hash":[9,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0]}}]}` + "\n"
+	const want = `{"Version":1,"Store":"s","Lineage":"9/00000002","Sequence":2,"Shards":[{"End":{"Term":1,"Index":2},"Applied":{"Term":1,"Index":1,"Hash":[9,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0]}}]}` + "\n"
 	if string(b[:len(b)-9]) != want {
 		t.Errorf("marks: %s", b)
 	}
@@ -49,6 +49,20 @@ func FuzzDecodeMarks(f *testing.F) {
 			}
 		}
 	})
+}
+
+func TestLineage(t *testing.T) {
+	for _, c := range []struct {
+		a, b  lineage
+		older bool
+	}{
+		{"1/00000001", "1/00000002", true}, {"1/00000009", "1/0000000A", true}, {"1/00000002", "1/00000002", false},
+		{"1/00000003", "1/00000002", false}, {"1/00000001", "2/00000002", false}, {"1/00000001", "", false}, {"", "", false},
+	} {
+		if c.a.olderThan(c.b) != c.older {
+			t.Errorf("%s older than %s: %v", c.a, c.b, !c.older)
+		}
+	}
 }
 
 // A history against a model that knows each entry's term.

@@ -95,17 +95,18 @@ func prepare(cfg Config) (*Journal, error) {
 		closing: make(chan struct{}), down: make(chan struct{}),
 		reported: map[journal.ShardID]*journal.LostTailError{},
 	}
-	j.dialer = &dialer{address: a, application: fmt.Sprintf("bongsu node %d", cfg.Node), found: j.met}
+	j.dialer = &dialer{address: a, newest: &newest{}, application: fmt.Sprintf("bongsu node %d", cfg.Node), found: j.met}
 	j.pool = newPool(j.dialer, cfg.Readers)
 	j.follow = newFollower(j)
 	j.ctx, j.end = context.WithCancel(context.Background())
 	for i := range cfg.Shards {
 		j.logs = append(j.logs, newShardLog(j, journal.ShardID(i)))
 	}
-	j.marks = marks{fs: cfg.FS, dir: cfg.Dir, shards: cfg.Shards, end: j.provenEnd, fail: func(err error) error { return j.fence(err) }}
+	j.marks = marks{fs: cfg.FS, dir: cfg.Dir, shards: cfg.Shards, end: j.provenEnd, lineage: j.dialer.newest.get, fail: func(err error) error { return j.fence(err) }}
 	if err := j.marks.load(); err != nil {
 		return nil, err
 	}
+	j.dialer.newest.seen = j.marks.seen
 	j.damage = append(j.damage, j.marks.damage...)
 	for i, l := range j.logs {
 		l.proven = j.marks.saved[i].End
@@ -190,6 +191,7 @@ func (j *Journal) met(s server) {
 			j.cfg.Logger.Warn("the database has no synchronous standby; allow_single accepts that one disk", "database", j.dialer.name)
 		}
 	case before.lineage != s.lineage:
+		j.follow.wake()
 		j.cfg.Logger.Warn("the database was promoted or restored", "database", j.dialer.name, "was", before.lineage, "is", s.lineage)
 	}
 }

@@ -113,11 +113,14 @@ func (l *shardLog) take(ctx context.Context) (left time.Duration, err error) {
 	defer cancel()
 	var s state
 	err = l.j.pool.use(ctx, func(k *link) error {
+		if left, err = l.j.left(ctx, k.conn, l.shard); err != nil || left > 0 {
+			return err
+		}
 		err := k.transact(ctx, func(tx pgx.Tx) error {
 			if s, err = l.j.load(ctx, tx, l.shard, true); err != nil {
 				return err
 			}
-			if left, err = l.j.alive(ctx, tx, s); err != nil || left > 0 {
+			if left, err = l.j.left(ctx, tx, l.shard); err != nil || left > 0 {
 				return err
 			}
 			if err := l.check(s, l.provenNow()); err != nil {
@@ -138,23 +141,10 @@ func (l *shardLog) take(ctx context.Context) (left time.Duration, err error) {
 	return left, err
 }
 
-// alive tells how long the shard's owner may live, if it is another node's. What
-// another run of this node held is ours at once.
-func (j *Journal) alive(ctx context.Context, q querier, s state) (time.Duration, error) {
-	if s.owner == "" || s.owner == j.instance || s.ownerNode == j.node() {
-		return 0, nil
-	}
-	var seconds float64
-	if err := q.QueryRow(ctx, j.sql.alive, s.owner).Scan(&seconds); err != nil {
-		return 0, err
-	}
-	return time.Duration(max(seconds, 0) * float64(time.Second)), nil
-}
-
 func (j *Journal) node() string { return strconv.FormatUint(j.cfg.Node, 10) }
 
 // crown writes the new term into the shard's row and changes s to it.
-func (l *shardLog) crown(ctx context.Context, tx pgx.Tx, lineage string, s *state) error {
+func (l *shardLog) crown(ctx context.Context, tx pgx.Tx, lineage lineage, s *state) error {
 	term := s.term + 1
 	if s.lineage != "" && s.lineage != lineage {
 		term = s.term + lineageJump
@@ -270,7 +260,11 @@ func (l *shardLog) adopt(s state, known journal.Position) error {
 // heart keeps this instance alive in the database, three times in each TTL, and
 // looks whether its shards are still its own and whole, and whether the
 // settings still hold.
+//
+// It has a link of its own: readers that fill the pool must not cost ownership.
 func (j *Journal) heart() {
+	own := &link{dialer: j.dialer}
+	defer own.drop()
 	for n := 0; ; {
 		pause := j.cfg.LeaseTTL / 3
 		if n > 0 {
@@ -280,7 +274,7 @@ func (j *Journal) heart() {
 			return
 		}
 		ctx, cancel := j.during(context.Background(), max(j.cfg.LeaseTTL, time.Second))
-		err := j.pool.use(ctx, func(l *link) error { return j.beat(ctx, l, false) })
+		err := own.use(ctx, func(l *link) error { return j.beat(ctx, l, false) })
 		cancel()
 		if n++; err == nil {
 			n = 0

@@ -14,6 +14,7 @@ import (
 type dialer struct {
 	address
 	application string
+	newest      *newest
 	found       func(server) // hears of every server that was connected to
 }
 
@@ -34,7 +35,7 @@ const idleLimit = time.Second
 // ensure connects if there is no connection. A *WeakError or standbyError says
 // why a server was refused.
 func (l *link) ensure(ctx context.Context) error {
-	if l.conn != nil && time.Since(l.used) > idleLimit && l.conn.Ping(ctx) != nil {
+	if l.conn != nil && time.Since(l.used) > idleLimit && l.ping(ctx) != nil {
 		l.drop()
 	}
 	l.used = time.Now()
@@ -48,18 +49,49 @@ func (l *link) ensure(ctx context.Context) error {
 			l.warned = n
 		}
 	}
+	cfg.ValidateConnect = func(ctx context.Context, conn *pgconn.PgConn) (err error) {
+		if validate := l.dialer.conn.ValidateConnect; validate != nil {
+			if err := validate(ctx, conn); err != nil {
+				return err
+			}
+		}
+		if l.server, err = identify(ctx, conn); err != nil {
+			return err
+		}
+		return l.dialer.newest.admit(l.server.lineage)
+	}
 	cfg.RuntimeParams["application_name"] = l.dialer.application
 	conn, err := pgx.ConnectConfig(ctx, cfg)
 	if err != nil {
 		return fmt.Errorf("connect to %s: %w", l.dialer.name, err)
 	}
 	l.conn = conn
-	if l.server, err = interview(ctx, conn, l.dialer.allowSingle); err != nil {
+	if err := interview(ctx, conn, &l.server, l.dialer.allowSingle); err != nil {
 		l.drop()
 		return fmt.Errorf("connect to %s: %w", l.dialer.name, err)
 	}
 	l.dialer.found(l.server)
 	return nil
+}
+
+// pingTimeout bounds the look at a link: a server that is gone without a word
+// must not hold up the next one.
+const pingTimeout = 2 * time.Second
+
+func (l *link) ping(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, pingTimeout)
+	defer cancel()
+	return l.conn.Ping(ctx)
+}
+
+// use runs f on the link, connected.
+func (l *link) use(ctx context.Context, f func(*link) error) error {
+	err := l.ensure(ctx)
+	if err == nil {
+		err = f(l)
+	}
+	l.tidy(err)
+	return err
 }
 
 // drop closes the connection without waiting long.
@@ -108,13 +140,8 @@ func newPool(d *dialer, size int) *pool {
 func (p *pool) use(ctx context.Context, f func(*link) error) error {
 	select {
 	case l := <-p.free:
-		err := l.ensure(ctx)
-		if err == nil {
-			err = f(l)
-		}
-		l.tidy(err)
-		p.free <- l
-		return err
+		defer func() { p.free <- l }()
+		return l.use(ctx, f)
 	case <-ctx.Done():
 		return ctx.Err()
 	}

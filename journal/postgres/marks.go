@@ -23,7 +23,8 @@ type mark struct {
 // marksFile is the content of a copy; a line with its CRC-32C follows it.
 type marksFile struct {
 	Version  int
-	Store    string // the store it is of
+	Store    string  // the store it is of
+	Lineage  lineage // the newest that was seen of its database
 	Sequence uint64
 	Shards   []mark
 }
@@ -83,6 +84,9 @@ type marks struct {
 	shards int
 	end    func(journal.ShardID) (journal.Position, bool) // the proven end; false: leave its mark alone
 	fail   func(error) error
+	// lineage gives the newest one seen; load finds the one that was saved.
+	lineage func() lineage
+	seen    lineage
 
 	store  string // set before the first write
 	damage []error
@@ -112,7 +116,7 @@ func (m *marks) load() error {
 		switch {
 		case err == nil:
 			if good++; f.Sequence > m.seq {
-				m.seq, m.saved, m.store = f.Sequence, f.Shards, f.Store
+				m.seq, m.saved, m.store, m.seen = f.Sequence, f.Shards, f.Store, f.Lineage
 			}
 		case errors.Is(err, os.ErrNotExist):
 			absent++ // a new folder, or only one write so far
@@ -160,7 +164,7 @@ func (m *marks) sync() error {
 		return journal.ErrClosed
 	}
 	next := append([]mark(nil), m.saved...)
-	changed := m.seq == 0 // the first write says which store this node is of
+	changed := m.seq == 0 || m.seen != m.lineage() // the first write says which store this node is of
 	for i := range next {
 		end, ok := m.end(journal.ShardID(i))
 		if !ok || end.Index < m.saved[i].End.Index {
@@ -181,7 +185,8 @@ func (m *marks) sync() error {
 
 // write makes next the newest copy; the caller holds writing, or is alone.
 func (m *marks) write(next []mark) error {
-	b, err := encodeMarks(marksFile{Version: marksVersion, Store: m.store, Sequence: m.seq + 1, Shards: next})
+	seen := m.lineage()
+	b, err := encodeMarks(marksFile{Version: marksVersion, Store: m.store, Lineage: seen, Sequence: m.seq + 1, Shards: next})
 	if err == nil {
 		err = durable.WriteFile(m.fs, m.fs.PathJoin(m.dir, marksFiles[(m.seq+1)%2]), b, 0o600)
 	}
@@ -189,7 +194,7 @@ func (m *marks) write(next []mark) error {
 		return m.fail(fmt.Errorf("write high-water marks: %w", err))
 	}
 	m.seq++
-	m.saved = next
+	m.saved, m.seen = next, seen
 	return nil
 }
 

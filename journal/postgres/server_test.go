@@ -198,20 +198,28 @@ func (s *pgServer) stop() {
 	}
 }
 
-// freeze and thaw stop the postmaster and every backend, and let them go on.
+// signalAll signals the postmaster and all its processes, as to freeze them.
 func (s *pgServer) signalAll(sig syscall.Signal) {
+	for _, pid := range append(s.children(), s.cmd.Process.Pid) {
+		_ = syscall.Kill(pid, sig) // it may have ended
+	}
+}
+
+// children are the server's processes but for the postmaster.
+func (s *pgServer) children() (pids []int) {
 	s.t.Helper()
 	out, err := exec.Command("pgrep", "-P", strconv.Itoa(s.cmd.Process.Pid)).Output()
 	if err != nil {
 		s.t.Fatalf("pgrep: %v", err)
 	}
-	for _, f := range append(strings.Fields(string(out)), strconv.Itoa(s.cmd.Process.Pid)) {
+	for _, f := range strings.Fields(string(out)) {
 		pid, err := strconv.Atoi(f)
 		if err != nil {
 			s.t.Fatal(err)
 		}
-		_ = syscall.Kill(pid, sig) // it may have ended
+		pids = append(pids, pid)
 	}
+	return pids
 }
 
 func (s *pgServer) url(database string) string {
@@ -263,7 +271,7 @@ func (s *pgServer) setting(name, value string) {
 	}
 }
 
-// basebackup makes a standby of s, called name, and starts it.
+// standby makes a standby of s, called name, and starts it.
 func (s *pgServer) standby(name string, settings ...string) *pgServer {
 	s.t.Helper()
 	b := bareServer(s.t)
@@ -279,9 +287,8 @@ func (s *pgServer) promote() {
 	s.exec("postgres", "SELECT pg_promote(true, 60)")
 }
 
-// shared is the one server of the tests that do not harm theirs. Durability is
-// not what they test, so it does not fsync, which our check of the settings
-// must not see: it is the only thing about it that is not as in production.
+// shared is the one server of the tests that do not harm theirs. It fsyncs as
+// all do: the journal would refuse one that does not.
 var shared struct {
 	sync.Mutex
 	server *pgServer

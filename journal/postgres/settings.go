@@ -93,39 +93,23 @@ func (s settings) weak(allowSingle bool) error {
 type server struct {
 	engine   engine
 	settings settings
-	lineage  string // system identifier and timeline: another one means another history is possible
-	sums     bool   // data pages carry checksums
+	lineage  lineage
+	sums     bool // data pages carry checksums
 }
 
-// interview asks a server who it is, pins what our session depends on, and
-// refuses a standby or weak settings.
-func interview(ctx context.Context, conn *pgx.Conn, allowSingle bool) (s server, err error) {
-	var version string
-	if err := conn.QueryRow(ctx, "SELECT version()").Scan(&version); err != nil {
-		return s, fmt.Errorf("ask for the version: %w", err)
+// interview asks for the settings of a server that has been identified, refuses
+// weak ones, and pins what our session depends on.
+func interview(ctx context.Context, conn *pgx.Conn, s *server, allowSingle bool) (err error) {
+	if s.engine != enginePostgres {
+		return nil
 	}
-	if s.engine = engineOf(version); s.engine != enginePostgres {
-		return s, nil
-	}
-	var standby bool
-	var sums string
-	err = conn.QueryRow(ctx, `SELECT pg_is_in_recovery(), current_setting('data_checksums'),
-		(SELECT system_identifier::text FROM pg_control_system()) || '/' ||
-		CASE WHEN pg_is_in_recovery() THEN '' ELSE left(pg_walfile_name(pg_current_wal_lsn()), 8) END`).Scan(&standby, &sums, &s.lineage)
-	if err != nil {
-		return s, fmt.Errorf("ask for the role of the server: %w", err)
-	}
-	if standby {
-		return s, standbyError{}
-	}
-	s.sums = sums == "on"
 	if s.settings, err = scanSettings(conn.QueryRow(ctx, settingsSQL)); err != nil {
-		return s, fmt.Errorf("ask for settings: %w", err)
+		return fmt.Errorf("ask for settings: %w", err)
 	}
 	if err := s.settings.weak(allowSingle); err != nil {
-		return s, err
+		return err
 	}
-	return s, pin(ctx, conn, s.settings.synchronousCommit)
+	return pin(ctx, conn, s.settings.synchronousCommit)
 }
 
 // pin sets for our session what a change of the configuration must not lower,

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 
@@ -15,7 +16,7 @@ import (
 type state struct {
 	term             journal.Term
 	owner, ownerNode string
-	lineage          string
+	lineage          lineage
 	cut              journal.Index
 	history          history
 	// missing: the shard's row says that the log ends at claimed, but entries
@@ -28,6 +29,14 @@ type state struct {
 type querier interface {
 	Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error)
 	QueryRow(ctx context.Context, sql string, args ...any) pgx.Row
+}
+
+// left tells how long the shard's owner may live yet, if it is another node's;
+// it takes no lock, so that those who wait do not hold up the owner's appends.
+func (j *Journal) left(ctx context.Context, q querier, shard journal.ShardID) (time.Duration, error) {
+	var seconds float64
+	err := q.QueryRow(ctx, j.sql.left, shard, j.instance, j.node()).Scan(&seconds)
+	return time.Duration(max(seconds, 0) * float64(time.Second)), err
 }
 
 // load reads a shard's state; lock holds its row until the transaction ends.

@@ -5,7 +5,7 @@ type statements struct {
 	shard, terms, tail, longest, ends string
 	append                            string
 	read                              string
-	alive                             string
+	left                              string
 	take, dropTerms, addTerm          string
 	beat, sweep, others, release      string
 	leave, notify, listen             string
@@ -44,7 +44,8 @@ RETURNING shard`),
 	) page
 ) sized WHERE bytes <= $4 OR pos = $2 + 1 ORDER BY pos`),
 
-		alive: q(`SELECT coalesce(max(extract(epoch FROM alive_until - clock_timestamp())), 0)::float8 FROM @.instances WHERE id = $1`),
+		left: q(`SELECT coalesce(max(extract(epoch FROM i.alive_until - clock_timestamp())), 0)::float8
+	FROM @.shards s JOIN @.instances i ON i.id = s.owner WHERE s.shard = $1 AND s.owner <> $2 AND s.owner_node <> $3`),
 
 		take:      q(`UPDATE @.shards SET term = $2, owner = $3, owner_node = $4, lineage = $5 WHERE shard = $1`),
 		dropTerms: q(`DELETE FROM @.terms WHERE shard = $1 AND (start >= $2 OR term < $3)`), // terms without entries; those beyond the bound
