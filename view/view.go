@@ -196,7 +196,7 @@ func (s *Store) options() *pebble.Options {
 		// finishes, and would hold an owner for ever. Commit and flush bound
 		// memory and levels instead, and let go when the store fences.
 		MemTableStopWritesThreshold: 1 << 20,
-		L0CompactionThreshold:       2,
+		L0CompactionThreshold:       4,
 		L0StopWritesThreshold:       1 << 20,
 	}
 	for i := range o.Levels {
