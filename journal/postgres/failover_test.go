@@ -18,6 +18,9 @@ type pair struct{ primary, standby *pgServer }
 
 func newPair(t *testing.T) pair {
 	t.Helper()
+	if testing.Short() {
+		t.Skip("a pair of servers takes seconds to make")
+	}
 	p := newServer(t)
 	s := p.standby("s1", "synchronous_standby_names = ''", "hot_standby = on")
 	p.setting("synchronous_standby_names", "s1")
