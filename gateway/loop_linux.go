@@ -468,6 +468,7 @@ func (p *parked) flush(now time.Duration) {
 		}
 		s.mu.Unlock()
 		wrote, err := write(p.fd, data)
+		s.g.metrics.writes.Inc()
 		s.mu.Lock()
 		if wrote > 0 {
 			s.advanceLocked(wrote, now)

@@ -20,6 +20,7 @@ type metrics struct {
 	handshakes    *prometheus.CounterVec // result
 	framesIn      [codecs]prometheus.Counter
 	framesOut     [codecs]prometheus.Counter
+	writes        prometheus.Counter
 	badFrames     *prometheus.CounterVec // kind
 	eventsDropped prometheus.Counter
 	badFeed       prometheus.Counter
@@ -79,6 +80,7 @@ func newMetrics(r prometheus.Registerer, g *Gateway) (*metrics, error) {
 		panics:        counter("panics_total", "Methods that panicked."),
 		refused:       vec("admission_refused_total", "Requests turned away by class before any work.", "class"),
 		handshakes:    vec("handshakes_total", "WebSocket handshakes by result.", "result"),
+		writes:        counter("writes_total", "Writes to sockets; one may hold several messages."),
 		badFrames:     vec("frames_bad_total", "Frames that are no request, by what is wrong.", "kind"),
 		eventsDropped: counter("events_dropped_total", "Events not queued because a session lagged."),
 		badFeed:       counter("feed_bad_total", "Feed items that cannot be read or encoded."),
@@ -92,7 +94,7 @@ func newMetrics(r prometheus.Registerer, g *Gateway) (*metrics, error) {
 		m.framesIn[c], m.framesOut[c] = framesIn.WithLabelValues(c.String()), framesOut.WithLabelValues(c.String())
 	}
 	all := []prometheus.Collector{
-		m.requests, m.latency, m.retries, m.panics, m.refused, m.handshakes, framesIn, framesOut, m.badFrames,
+		m.requests, m.latency, m.retries, m.panics, m.refused, m.handshakes, framesIn, framesOut, m.writes, m.badFrames,
 		m.eventsDropped, m.badFeed, m.graces, m.hashWait,
 		newCensus(g),
 		gauge("sessions", "Open sockets.", func() float64 { return float64(g.Sessions()) }),

@@ -136,6 +136,7 @@ func (p *pump) write() {
 		_ = p.conn.SetWriteDeadline(p.moment(s.g.uptime() + s.g.patience.write)) // a failure shows at the write
 		s.mu.Unlock()
 		_, err := frames.WriteTo(p.conn)
+		s.g.metrics.writes.Inc()
 		s.mu.Lock()
 		s.advanceLocked(size, s.g.uptime())
 		switch {
