@@ -79,7 +79,7 @@ func (n *Network) Count() (sent, lost uint64) {
 
 // Endpoint returns a transport for a node's next start.
 func (n *Network) Endpoint() *Endpoint {
-	return &Endpoint{net: n, ended: make(chan struct{})}
+	return &Endpoint{net: n}
 }
 
 // Endpoint is one start of a node on a Network; it implements Transport.
@@ -87,7 +87,6 @@ type Endpoint struct {
 	net     *Network
 	self    Identity
 	r       Receiver
-	ended   chan struct{}
 	running sync.WaitGroup
 
 	started, closed bool               // guarded by net.mu
@@ -333,16 +332,21 @@ func (n *Network) isOpen(a, b NodeID) bool { return !n.cut[[2]NodeID{a, b}] && !
 // Close implements Transport: peers that are not cut off see the end at once, the
 // others when they have a connection again.
 func (e *Endpoint) Close() error {
+	e.end()
+	e.running.Wait()
+	return nil
+}
+
+// end takes the endpoint off the network; it does not wait.
+func (e *Endpoint) end() {
 	n := e.net
 	n.mu.Lock()
-	if e.closed || !e.started {
-		e.closed = true
-		n.mu.Unlock()
-		e.running.Wait()
-		return nil
-	}
+	first := e.started && !e.closed
 	e.closed = true
-	close(e.ended)
+	if !first {
+		n.mu.Unlock()
+		return
+	}
 	if n.nodes[e.self.Node] == e {
 		delete(n.nodes, e.self.Node)
 	}
@@ -362,6 +366,4 @@ func (e *Endpoint) Close() error {
 	for _, o := range told {
 		o.r.Down(e.self.Node)
 	}
-	e.running.Wait()
-	return nil
 }
