@@ -202,14 +202,15 @@ func eventMember(r Reader, room id.ID, raw []byte) (id.ID, *journalv1.MemberStat
 	return user, m, nil
 }
 
-// eachMember goes through everyone who is or was in the room, in the order of IDs.
+// eachMember goes through everyone who is or was in the room, in the order of
+// IDs. m is valid only during the call.
 func eachMember(r Reader, room id.ID, fn func(user id.ID, m *journalv1.MemberState)) error {
+	m := &journalv1.MemberState{}
 	return scanPrefix(r, ownerKey(kindMember, room), func(k, v []byte) error {
 		user, err := keyID(id.User, k)
 		if err != nil {
 			return err
 		}
-		m := &journalv1.MemberState{}
 		if err := decode(k, v, m); err != nil {
 			return err
 		}
