@@ -147,3 +147,40 @@ func BenchmarkSend(b *testing.B) {
 		})
 	}
 }
+
+// BenchmarkHistory is what the last 50 messages of a room with 100,000 cost.
+func BenchmarkHistory(b *testing.B) {
+	s := mustOpen(b, Config{Dir: b.TempDir() + "/view", Shards: benchShards, Layout: 1})
+	w := newBench(b, s, 1)
+	shard := 0
+	for len(w.rooms[shard]) == 0 {
+		shard++
+	}
+	r := w.rooms[shard][0]
+	cmds := make([]*nodev1.Command, 100)
+	for range 1000 {
+		for i := range cmds {
+			cmds[i] = w.send(shard)
+		}
+		w.record(shard, cmds)
+	}
+	if err := s.Flush(); err != nil {
+		b.Fatal(err)
+	}
+	b.ReportAllocs()
+	b.ResetTimer()
+	began := cpu()
+	for range b.N {
+		v, err := s.Shard(shard).Reader()
+		if err != nil {
+			b.Fatal(err)
+		}
+		page, err := chat.History(v, r.pair[0], &nodev1.HistoryQuery{RoomId: r.room.Bytes()})
+		if err != nil || len(page.GetMessages()) != 50 {
+			b.Fatal(page, err)
+		}
+		_ = v.Close()
+	}
+	b.StopTimer()
+	b.ReportMetric(float64((cpu()-began).Nanoseconds())/float64(b.N), "cpu-ns/page")
+}

@@ -211,3 +211,60 @@ func TestOpenOnATroubledMachine(t *testing.T) {
 		}
 	}
 }
+
+// While the disk takes nothing, so that no flush and no compaction gets on,
+// commits and reads do: what they wait for is memory, up to MaxUnflushedBytes.
+func TestCommitsDoNotWaitForTheDisk(t *testing.T) {
+	fs := durable.NewCrashable()
+	free := make(chan struct{})
+	var stuck atomic.Bool
+	slow := errorfs.Wrap(fs, errorfs.InjectorFunc(func(op errorfs.Op) error {
+		switch op.Kind {
+		case errorfs.OpCreate, errorfs.OpFileWrite, errorfs.OpFileSync, errorfs.OpFileSyncData, errorfs.OpFileSyncTo:
+			if stuck.Load() {
+				<-free
+			}
+		}
+		return nil
+	}))
+	cfg := config(slow, 4)
+	cfg.FlushBytes, cfg.MaxUnflushedBytes = 32<<10, 4<<20
+	s, err := Open(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		if err := s.Run(ctx); err != nil {
+			t.Errorf("Run: %v", err)
+		}
+	})
+	const before, after = 100, 1000 // records of about 1.5 KiB, some of them overwritten
+	for i := 1; i <= before; i++ {
+		mustApply(t, s, 1, i)
+	}
+	if err := s.Flush(); err != nil {
+		t.Fatal(err)
+	}
+	stuck.Store(true)
+	for i := before + 1; i <= after; i++ {
+		mustApply(t, s, 1, i) // a wait here would be for ever
+	}
+	if at := checkState(t, s, 1); at != after {
+		t.Errorf("a reader sees entry %d of %d", at, after)
+	}
+	if s.unflushed.Load() < 10*cfg.FlushBytes {
+		t.Errorf("only %d bytes were committed beside the disk: this shows nothing", s.unflushed.Load())
+	}
+	stuck.Store(false)
+	close(free)
+	cancel()
+	wg.Wait()
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if again := mustOpen(t, config(fs, 4)); checkState(t, again, 1) != after {
+		t.Error("not everything is on the disk in the end")
+	}
+}
