@@ -45,6 +45,7 @@ var mayInTests = map[string][]string{
 	"journal":             {"journal/..."},
 	"journal/memory":      {"journal/..."},
 	"journal/raft":        {"journal/..."},
+	"journal/postgres":    {"journal/..."},
 	"shard":               {"journal/..."},
 	"client":              {"client/..."},
 	"services/echo":       {"client/..."},
