@@ -3,6 +3,8 @@ package load
 import (
 	"fmt"
 	"io"
+	"math"
+	"strconv"
 	"strings"
 
 	"github.com/bongsu-im/bongsu/proof/load/report"
@@ -122,6 +124,15 @@ func bound(figure string) string {
 	return "≥"
 }
 
+// grouped writes a count with a comma between thousands.
+func grouped(n int64) string {
+	s := strconv.FormatInt(n, 10)
+	for i := len(s) - 3; i > 0 && s[i-1] != '-'; i -= 3 {
+		s = s[:i] + "," + s[i:]
+	}
+	return s
+}
+
 func sentenceWord(s string) string {
 	if s == "" {
 		return ""
@@ -136,14 +147,14 @@ func row(name, format string, args ...any) []report.Cell {
 // figureTable is everything that was measured, in words.
 func (r *Result) figureTable() report.Table {
 	d := &r.Details
-	t := report.Table{Title: "Figures", Head: []string{"", "measured"}}
+	t := report.Table{Title: "Figures", Words: true}
 	add := func(name, format string, args ...any) { t.Rows = append(t.Rows, row(name, format, args...)) }
-	add(sentenceWord(d.Operation)+" in the window", "%d in %g s", d.Ops, r.Seconds)
+	add(sentenceWord(d.Operation)+" in the window", "%s in %g s", grouped(d.Ops), r.Seconds)
 	if d.OfferedPerS > 0 {
 		add("Offered", "%g /s", d.OfferedPerS)
 	}
 	add("p50 · p99 · p99.9 · longest", "%.3f · %.3f · %.3f · %.3f ms", r.P50Ms, r.P99Ms, d.P999Ms, d.MaxMs)
-	add("Latencies recorded", "%d", d.Samples)
+	add("Latencies recorded", "%s", grouped(d.Samples))
 	add("Errors", "%d%s", r.Errors, parenthesis(d.FirstError))
 	if f := d.Fanout; f != nil {
 		add("Acknowledged", "%.1f /s, p50 %.3f, p99 %.3f ms", f.AckPerS, f.AckP50Ms, f.AckP99Ms)
@@ -188,7 +199,7 @@ func (r *Result) ceilingTable(c *CeilingFigures) report.Table {
 		}
 		t.Rows = append(t.Rows, cells)
 	}
-	add("Rate, /s", "%.1f", r.OpsPerS, c.OpsPerS)
+	add("Rate, /s", "%.0f", r.OpsPerS, c.OpsPerS)
 	add("p50, ms", "%.3f", r.P50Ms, c.P50Ms)
 	add("p99, ms", "%.3f", r.P99Ms, c.P99Ms)
 	if r.ServerCPUPer1000 != nil && c.ServerCPUPer1000 != nil {
@@ -200,25 +211,25 @@ func (r *Result) ceilingTable(c *CeilingFigures) report.Table {
 func (r *Result) charts() []report.Chart {
 	rate := report.Chart{
 		Title: "Rate over time", Note: sentenceWord(r.Details.Operation) + " in each second of the window",
-		XLabel: "seconds", YLabel: "/s", FromZero: true, Lines: []report.Line{{Name: "server", Points: rates(r.Details.Seconds, r.Seconds)}},
+		XLabel: "seconds", XWhole: true, YLabel: "/s", FromZero: true, Lines: []report.Line{{Name: "server", Points: rates(r.Details.Seconds, r.Seconds)}},
 	}
 	over := report.Chart{
 		Title: "Latency over time", Note: "Milliseconds, of what ended in each second",
-		XLabel: "seconds", YLabel: "ms", YScale: report.Log,
+		XLabel: "seconds", XWhole: true, YLabel: "ms", YScale: report.Log,
 		Lines: []report.Line{
-			{Name: "p50", Points: perSecondOf(r.Details.Seconds, func(s SecondFigures) float64 { return s.P50Ms })},
-			{Name: "p99", Points: perSecondOf(r.Details.Seconds, func(s SecondFigures) float64 { return s.P99Ms })},
-			{Name: "longest", Points: perSecondOf(r.Details.Seconds, func(s SecondFigures) float64 { return s.MaxMs })},
+			{Name: "p50", Points: perSecondOf(r.Details.Seconds, r.Seconds, func(s SecondFigures) float64 { return s.P50Ms })},
+			{Name: "p99", Points: perSecondOf(r.Details.Seconds, r.Seconds, func(s SecondFigures) float64 { return s.P99Ms })},
+			{Name: "longest", Points: perSecondOf(r.Details.Seconds, r.Seconds, func(s SecondFigures) float64 { return s.MaxMs })},
 		},
 	}
 	curve := report.Chart{
 		Title: "Latency by percentile", Note: "Milliseconds within which a share of all was done",
 		XLabel: "share", YLabel: "ms", XScale: report.Nines, YScale: report.Log,
-		Lines: []report.Line{{Name: "server", Points: points(r.Details.Curve)}},
+		Lines: []report.Line{{Name: "server", Points: points(r.Details.Curve, r.P50Ms)}},
 		Marks: []report.Mark{{X: 0.5, Y: r.P50Ms, Label: report.Short(r.P50Ms)}, {X: 0.99, Y: r.P99Ms, Label: report.Short(r.P99Ms)}, {X: 0.999, Y: r.Details.P999Ms, Label: report.Short(r.Details.P999Ms)}},
 	}
 	if c := r.Details.Ceiling; c != nil {
-		curve.Lines = append(curve.Lines, report.Line{Name: "bare relay", Points: points(c.Curve)})
+		curve.Lines = append(curve.Lines, report.Line{Name: "bare relay", Points: points(c.Curve, c.P50Ms)})
 		rate.Lines = append(rate.Lines, report.Line{Name: "bare relay", Points: rates(c.Seconds, r.Seconds)})
 	}
 	charts := []report.Chart{curve}
@@ -227,7 +238,7 @@ func (r *Result) charts() []report.Chart {
 	}
 	if r.Details.PeakMiB > 0 && len(r.Details.Seconds) > 2 {
 		charts = append(charts, report.Chart{
-			Title: "Server over time", Note: "Cores busy in each second", XLabel: "seconds", YLabel: "cores", FromZero: true,
+			Title: "Server over time", Note: "Cores busy in each second", XLabel: "seconds", XWhole: true, YLabel: "cores", FromZero: true,
 			Lines: []report.Line{{Name: "server", Points: cores(r.Details.Seconds, r.Seconds)}},
 		})
 	}
@@ -250,17 +261,22 @@ func cores(seconds []SecondFigures, window float64) (out []report.Point) {
 	return out
 }
 
-// perSecondOf leaves gaps where nothing ended, as a logarithm has no 0.
-func perSecondOf(seconds []SecondFigures, of func(SecondFigures) float64) (out []report.Point) {
-	for i, s := range seconds {
-		out = append(out, report.Point{X: float64(i + 1), Y: of(s)})
+// perSecondOf is the latencies of the seconds of a window. What ended after it
+// is few, and in the curve.
+func perSecondOf(seconds []SecondFigures, window float64, of func(SecondFigures) float64) (out []report.Point) {
+	for i := range min(len(seconds), int(math.Ceil(window))) {
+		out = append(out, report.Point{X: float64(i + 1), Y: of(seconds[i])})
 	}
 	return out
 }
 
-func points(curve []Percentile) (out []report.Point) {
+// points of a curve from its median up: below it a logarithm shows little.
+func points(curve []Percentile, median float64) []report.Point {
+	out := []report.Point{{X: 0.5, Y: median}}
 	for _, p := range curve {
-		out = append(out, report.Point{X: p.Q, Y: p.Ms})
+		if p.Q > 0.5 {
+			out = append(out, report.Point{X: p.Q, Y: p.Ms})
+		}
 	}
 	return out
 }
@@ -365,24 +381,47 @@ func rangeOf(values []float64) string {
 	return fmt.Sprintf("%.4g–%.4g", low, high)
 }
 
-// charts lays the runs of both over each other.
+// charts lays both over each other: medians over the runs, before the runs
+// themselves.
 func (c *Comparison) charts() []report.Chart {
 	curve := report.Chart{
-		Title: "Latency by percentile", Note: "Milliseconds within which a share of all was done, every run",
+		Title: "Latency by percentile", Note: "Milliseconds within which a share of all was done: medians, and every run",
 		XLabel: "share", YLabel: "ms", XScale: report.Nines, YScale: report.Log,
 	}
-	rate := report.Chart{Title: "Rate over time", Note: "Operations in each second of the window, every run", XLabel: "seconds", YLabel: "/s", FromZero: true}
+	rate := report.Chart{
+		Title: "Rate over time", Note: "Operations in each second of the window: medians, and every run",
+		XLabel: "seconds", XWhole: true, YLabel: "/s", FromZero: true,
+	}
 	for side, runs := range [][]Result{c.runsA, c.runsB} {
+		var curves, over [][]report.Point
 		for i := range runs {
-			name := ""
-			if i == 0 {
-				name = string(rune('A' + side))
+			curves = append(curves, points(runs[i].Details.Curve, runs[i].P50Ms))
+			over = append(over, rates(runs[i].Details.Seconds, runs[i].Seconds))
+		}
+		for chart, lines := range map[*report.Chart][][]report.Point{&curve: curves, &rate: over} {
+			for _, line := range lines {
+				chart.Lines = append(chart.Lines, report.Line{Color: side + 1, Thin: true, Points: line})
 			}
-			curve.Lines = append(curve.Lines, report.Line{Name: name, Color: side + 1, Thin: i > 0, Points: points(runs[i].Details.Curve)})
-			rate.Lines = append(rate.Lines, report.Line{Name: name, Color: side + 1, Thin: i > 0, Points: rates(runs[i].Details.Seconds, runs[i].Seconds)})
+			chart.Lines = append(chart.Lines, report.Line{Name: string(rune('A' + side)), Color: side + 1, Points: middle(lines)})
 		}
 	}
 	return []report.Chart{rate, curve}
+}
+
+// middle is the median line, as far as all of them go.
+func middle(lines [][]report.Point) (out []report.Point) {
+	for i := 0; ; i++ {
+		var values []float64
+		for _, l := range lines {
+			if i < len(l) {
+				values = append(values, l[i].Y)
+			}
+		}
+		if len(values) == 0 || len(values) < len(lines) {
+			return out
+		}
+		out = append(out, report.Point{X: lines[0][i].X, Y: median(values)})
+	}
 }
 
 // HTML writes the suite as a page of its own.

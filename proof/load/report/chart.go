@@ -47,10 +47,11 @@ type Chart struct {
 	Note           string
 	XLabel, YLabel string
 	XScale, YScale Scale
-	// FromZero begins a linear Y axis at 0.
-	FromZero bool
-	Lines    []Line
-	Marks    []Mark
+	// FromZero begins a linear Y axis at 0; XWhole has no ticks between whole
+	// numbers.
+	FromZero, XWhole bool
+	Lines            []Line
+	Marks            []Mark
 }
 
 // The plot in the units of its view box. A phone shows it at about 0.85, a desk
@@ -67,6 +68,7 @@ func (c Chart) SVG() string {
 	x := c.axis(c.XScale, false, func(p Point) float64 { return p.X })
 	y := c.axis(c.YScale, c.FromZero, func(p Point) float64 { return p.Y })
 	y.widen(c.FromZero)
+	x.whole = c.XWhole
 	px := func(v float64) float64 { return left + (width-left-right)*x.at(v) }
 	py := func(v float64) float64 { return height - bottom - (height-top-bottom)*y.at(v) }
 
@@ -101,11 +103,13 @@ func (c Chart) SVG() string {
 		if !x.holds(m.X) || !y.holds(m.Y) {
 			continue
 		}
-		// Left of a point near the right edge, else over it.
+		// Inside the plot at its edges, else over the point.
 		cx, cy := px(m.X), py(m.Y)
 		anchor, dx := "middle", 0.0
 		if cx > width-right-40 {
 			anchor, dx = "end", -8
+		} else if cx < left+20 {
+			anchor, dx = "start", 2
 		}
 		fmt.Fprintf(&b, `<circle class="mark" cx="%s" cy="%s" r="3.2"/>`, number(cx), number(cy))
 		fmt.Fprintf(&b, `<text class="value" x="%s" y="%s" text-anchor="%s">%s</text>`, number(cx+dx), number(max(cy-9, 10)), anchor, html.EscapeString(m.Label))
@@ -148,6 +152,7 @@ func number(v float64) string { return strconv.FormatFloat(math.Round(v*10)/10, 
 type axis struct {
 	scale     Scale
 	low, high float64 // after the scale
+	whole     bool
 }
 
 func (s Scale) of(v float64) float64 {
@@ -210,14 +215,20 @@ type tick struct {
 func (a axis) ticks(n int) (out []tick) {
 	switch a.scale {
 	case Nines:
+		if a.holds(0.5) && !a.holds(0) {
+			out = append(out, tick{0.5, "50 %"}) // a curve that begins at its median
+		}
 		for nines := math.Ceil(a.low - 1e-9); nines <= a.high+1e-9; nines++ {
 			share := 1 - math.Pow(10, -nines)
 			out = append(out, tick{share, strconv.FormatFloat(math.Round(share*1e9)/1e7, 'f', -1, 64) + " %"})
 		}
 	case Log:
 		factors := []float64{1, 2, 5}
-		if a.high-a.low > 2.2 {
-			factors = factors[:1]
+		switch span := a.high - a.low; {
+		case span > 3.2:
+			factors = []float64{1}
+		case span > 1.6:
+			factors = []float64{1, 3}
 		}
 		each := max(1, math.Ceil((a.high-a.low)/8))
 		for decade := math.Floor(a.low/each) * each; decade <= a.high; decade += each {
@@ -229,6 +240,9 @@ func (a axis) ticks(n int) (out []tick) {
 		}
 	default:
 		step := roundStep((a.high - a.low) / float64(n))
+		if a.whole {
+			step = max(step, 1)
+		}
 		first := math.Ceil(a.low/step - 1e-9)
 		for i := range 2 * n { // bounded where a step is lost in the size of the value
 			v := (first + float64(i)) * step

@@ -65,9 +65,11 @@ type Fact struct {
 	Code        bool
 }
 
-// Table of cells; the first of a row is its name, the others are figures.
+// Table of cells; the first of a row is its name, the others are figures or, if
+// Words, sentences.
 type Table struct {
 	Title string
+	Words bool
 	Head  []string
 	Rows  [][]Cell
 }

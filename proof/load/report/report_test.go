@@ -61,7 +61,7 @@ func wellFormed(t *testing.T, text string) (said string) {
 }
 
 func TestChartsAreGolden(t *testing.T) {
-	rate := Chart{Title: "Rate", XLabel: "seconds", FromZero: true, Lines: []Line{{Name: "server", Points: []Point{{1, 14000}, {2, 15500}, {3, 0}, {4, 14900}}}}}
+	rate := Chart{Title: "Rate", XLabel: "seconds", FromZero: true, XWhole: true, Lines: []Line{{Name: "server", Points: []Point{{1, 14000}, {2, 15500}, {3, 0}, {4, 14900}}}}}
 	for name, c := range map[string]Chart{"curve.svg": fixed(), "rate.svg": rate, "empty.svg": {Title: "nothing"}} {
 		svg := c.SVG()
 		said := wellFormed(t, svg)
@@ -114,11 +114,14 @@ func TestTicksAreRoundAndFew(t *testing.T) {
 		axis axis
 		want string
 	}{
-		{axis{Linear, 0, 15500}, "0 5,000 10,000 15,000"},
-		{axis{Linear, 0, 1}, "0 0.2 0.4 0.6 0.8 1"},
-		{axis{Log, -0.1, 1.2}, "1 2 5 10"},
-		{axis{Log, -0.1, 3.1}, "1 10 100 1,000"},
-		{axis{Nines, 0, 3.3}, "0 % 90 % 99 % 99.9 %"},
+		{axis{Linear, 0, 15500, false}, "0 5,000 10,000 15,000"},
+		{axis{Linear, 1, 4, true}, "1 2 3 4"},
+		{axis{Linear, 0, 1, false}, "0 0.2 0.4 0.6 0.8 1"},
+		{axis{Log, -0.1, 1.2, false}, "1 2 5 10"},
+		{axis{Log, -0.1, 2.1, false}, "1 3 10 30 100"},
+		{axis{Log, -0.5, 3.1, false}, "1 10 100 1,000"},
+		{axis{Nines, 0.3, 2.1, false}, "50 % 90 % 99 %"},
+		{axis{Nines, 0, 3.3, false}, "0 % 90 % 99 % 99.9 %"},
 	} {
 		var labels []string
 		for _, tick := range c.axis.ticks(5) {
@@ -137,7 +140,7 @@ func TestPageStandsAlone(t *testing.T) {
 		Title: "Bench " + evil, Lead: evil, Badges: []Badge{{"passed", Good}, {evil, Bad}},
 		Sections: []Section{{
 			Title: evil, Lead: evil, Tiles: []Tile{{Name: "Rate", Value: "14,857", Unit: "/s", Note: "goal ≥ 10,000: met", Tone: Good}},
-			Tables: []Table{{Title: evil, Head: []string{"", "a"}, Rows: [][]Cell{{{Text: evil}, {Text: "1", Tone: Bad}}}}},
+			Tables: []Table{{Title: evil, Words: true, Head: []string{"", "a"}, Rows: [][]Cell{{{Text: evil}, {Text: "1", Tone: Bad}}}}},
 			Charts: []Chart{fixed(), {Title: evil, Lines: []Line{{Name: evil, Points: []Point{{1, 1}}}, {Name: "b"}}}}, Facts: []Fact{{Name: evil, Value: evil, Code: true}},
 		}},
 		Facts: []Fact{{Name: "Command", Value: "bongsu bench", Code: true}},
