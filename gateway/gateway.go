@@ -15,9 +15,14 @@
 //
 // Concurrency: Gateway is safe for concurrent use. Lock order: hub.mu and
 // session.mu are never held together, and neither while writing to a socket or
-// calling the backend. A session has a reader goroutine, a writer goroutine
-// while something waits to be written, and one for each request in flight; all
-// are waited for by Close.
+// calling the backend; a loop's mu comes after session.mu and is a leaf.
+// Sockets of the system are carried by loops, one goroutine a processor with an
+// epoll of its own: an idle session has no goroutine, no buffer and no timer.
+// Sockets that only block (TLS, tests' pipes) have a goroutine that reads, and
+// one that writes while something waits. Both drive the same session (see
+// wire). Sends and read cursors are begun in the backend without waiting; every
+// other request has a goroutine while it runs. Close waits for all of them; what
+// the backend has begun and answers later finds nobody and is forgotten.
 //
 // Requests carry their credentials in the Authorization header (or in hello),
 // never in a cookie, so another site's page cannot ride on them: there is no

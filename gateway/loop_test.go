@@ -4,6 +4,7 @@ package gateway
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -16,31 +17,25 @@ import (
 
 	"github.com/coder/websocket"
 	"github.com/gobwas/ws"
+	"golang.org/x/sys/unix"
 	"google.golang.org/protobuf/proto"
 
 	edgev1 "github.com/bongsu-im/bongsu/gen/bongsu/edge/v1"
 	nodev1 "github.com/bongsu-im/bongsu/gen/bongsu/node/v1"
 )
 
-// The tests of sessions that need no bubble of time, over parked sockets.
-func TestOverEpoll(t *testing.T) {
-	for name, test := range map[string]func(*testing.T){
-		"TwoPeopleTalkBySocket":         TestTwoPeopleTalkBySocket,
-		"Handshake":                     TestHandshake,
-		"NothingBeforeHello":            TestNothingBeforeHello,
-		"WebSocketPing":                 TestWebSocketPing,
-		"BadFrames":                     TestBadFramesAreAnsweredAndTheConnectionLives,
-		"UnknownFields":                 TestUnknownFieldsAreIgnored,
-		"InFlightBound":                 TestInFlightBound,
-		"SessionStartRaces":             TestSessionStartRaces,
-		"RevokedDeviceIsPutOut":         TestRevokedDeviceIsPutOut,
-		"SessionsAreBounded":            TestSessionsAreBounded,
-		"SessionsOfOnePersonAreBounded": TestSessionsOfOnePersonAreBounded,
-		"LogHasNoSecrets":               TestLogOfASessionHasNoSecrets,
-		"Panic":                         TestPanicIsOneRequestsProblem,
-		"Admission":                     TestAdmissionRefusesBeforeWork,
-	} {
-		t.Run(name, test)
+// Writing to a peer that is gone is an error and not a signal that ends us.
+func TestWritingToNobody(t *testing.T) {
+	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(pair[0])
+	if err := unix.Close(pair[1]); err != nil {
+		t.Fatal(err)
+	}
+	if n, err := write(pair[0], []byte("x")); n != 0 || !errors.Is(err, unix.EPIPE) {
+		t.Errorf("%d, %v", n, err)
 	}
 }
 
@@ -89,7 +84,7 @@ func TestOverEpollTimesRunOut(t *testing.T) {
 		t.Errorf("without hello: closed after %v", d)
 	}
 	s := w.open(binaryCodec, a)
-	if w.parked() != 1 {
+	if w.parked() == 0 {
 		t.Fatal("the socket is not parked")
 	}
 	began = time.Now()
@@ -209,6 +204,20 @@ func TestOverEpollSlowSender(t *testing.T) {
 	}
 	w.g.mu.Unlock()
 	message := clientFrame(t, &edgev1.ClientFrame{Id: 7, Request: &edgev1.ClientFrame_Send{Send: &edgev1.SendRequest{RoomId: strings.Repeat("x", 300)}}})
+	held := func(where string) (bytes float64) {
+		families, err := w.registry.Gather()
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, f := range families {
+			for _, m := range f.GetMetric() {
+				if f.GetName() == "bongsu_gateway_held_bytes" && m.GetLabel()[0].GetValue() == where {
+					bytes += m.GetGauge().GetValue()
+				}
+			}
+		}
+		return bytes
+	}
 	for i := range message {
 		if _, err := conn.Write(message[i : i+1]); err != nil {
 			t.Fatal(err)
@@ -216,6 +225,12 @@ func TestOverEpollSlowSender(t *testing.T) {
 		if held := int(s.held.Load()); held > i+i/4+64 {
 			t.Fatalf("%d bytes held for %d", held, i+1)
 		}
+		if i == len(message)/2 {
+			eventually(t, "the metric tells what is held", func() bool { n := held("parser"); return n > 100 && n < 400 })
+		}
+	}
+	if w.metric("bongsu_gateway_driven_sessions") != 1 || held("queue") != 0 {
+		t.Errorf("metrics: %v sessions, %v bytes queued", w.metric("bongsu_gateway_driven_sessions"), held("queue"))
 	}
 	if f := readServerFrame(t, conn); f.GetId() != 7 || f.GetError().GetInfo().GetReason() != "bad_id" {
 		t.Fatalf("%v", f)

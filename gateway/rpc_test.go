@@ -311,6 +311,7 @@ func TestRefusalsThatWaitingDoesNotCure(t *testing.T) {
 		"stopped room": {&edgev1.Error{Code: "unavailable", Info: &edgev1.ErrorInfo{Reason: "room_stopped"}}, 503, "1"},
 		"full queue":   {&edgev1.Error{Code: "resource_exhausted", Info: &edgev1.ErrorInfo{Reason: "queue_full", RetryAfterSeconds: 2.5}}, 429, "3"},
 		"full disk":    {&edgev1.Error{Code: "unavailable", Info: &edgev1.ErrorInfo{Reason: "disk_full", RetryAfterSeconds: 60}}, 503, "60"},
+		"full room":    {&edgev1.Error{Code: "resource_exhausted", Info: &edgev1.ErrorInfo{Reason: "room_full"}}, 429, ""},
 		"bare":         {&edgev1.Error{Code: "resource_exhausted"}, 429, "1"},
 		"nonsense":     {&edgev1.Error{Code: "purple"}, 500, ""},
 	} {

@@ -3,12 +3,14 @@ package gateway
 import (
 	"bytes"
 	"context"
+	"crypto/tls"
 	"encoding/json"
 	"errors"
 	"io"
 	"log/slog"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"slices"
 	"strings"
 	"sync"
@@ -519,6 +521,29 @@ type network interface {
 // parked where there is epoll. All others use pipes.
 const overEpoll = "TestOverEpoll"
 
+// overTLS begins the names of tests whose sockets are encrypted.
+const overTLS = "TestOverTLS"
+
+// encrypted is the loopback with TLS on both ends.
+type encrypted struct {
+	net.Listener
+	client *tls.Config
+}
+
+func newEncrypted(t testing.TB) encrypted {
+	t.Helper()
+	lent := httptest.NewTLSServer(nil) // for its certificate
+	defer lent.Close()
+	return encrypted{
+		Listener: tls.NewListener(newLoopback(t), &tls.Config{Certificates: lent.TLS.Certificates, NextProtos: []string{"http/1.1"}}),
+		client:   &tls.Config{RootCAs: lent.Client().Transport.(*http.Transport).TLSClientConfig.RootCAs, ServerName: "example.com"},
+	}
+}
+
+func (e encrypted) dial(ctx context.Context, _, _ string) (net.Conn, error) {
+	return (&tls.Dialer{Config: e.client}).DialContext(ctx, "tcp", e.Addr().String())
+}
+
 type loopback struct{ net.Listener }
 
 func newLoopback(t testing.TB) loopback {
@@ -569,8 +594,11 @@ func newWorld(t testing.TB, change func(*Config)) *world {
 	}
 	b.feed = g.Feed
 	var l network = newPipes()
-	if strings.HasPrefix(t.Name(), overEpoll) {
+	switch {
+	case strings.HasPrefix(t.Name(), overEpoll):
 		l = newLoopback(t)
+	case strings.HasPrefix(t.Name(), overTLS):
+		l = newEncrypted(t)
 	}
 	server := NewServer(g.Handler(), slog.New(slog.DiscardHandler))
 	served := make(chan struct{})
