@@ -26,7 +26,7 @@ type Config struct {
 	LeaseTTL      time.Duration // how long an owner that says nothing keeps its shards; 0 means 3 s
 	MarkInterval  time.Duration // how often marks become durable; 0 means 1 s
 	PollInterval  time.Duration // how often a follower looks without being told; 0 means 250 ms
-	CommitTimeout time.Duration // after which the outcome of a round is given up as unknown; 0 means 10 s
+	CommitTimeout time.Duration // after which the outcome of a round is given up as unknown; 0 means 5 s
 	OpenTimeout   time.Duration // how long Open tries to reach the database; 0 means 30 s
 	Committers    int           // rounds at once, each a connection; 0 means 2
 	Readers       int           // connections for reads, leases and checks; 0 means 3
@@ -43,7 +43,7 @@ func (c Config) withDefaults() (Config, error) {
 		to time.Duration
 	}{
 		{&c.LeaseTTL, 3 * time.Second}, {&c.MarkInterval, time.Second}, {&c.PollInterval, 250 * time.Millisecond},
-		{&c.CommitTimeout, 10 * time.Second}, {&c.OpenTimeout, 30 * time.Second},
+		{&c.CommitTimeout, 5 * time.Second}, {&c.OpenTimeout, 30 * time.Second},
 	} {
 		if *d.v == 0 {
 			*d.v = d.to

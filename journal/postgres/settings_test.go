@@ -105,12 +105,19 @@ func TestWeakenedSettingFences(t *testing.T) {
 			s.t = t
 			cfg := config(t, s, 1)
 			if c.append {
-				cfg.LeaseTTL = time.Minute // the heart is not what notices
+				// No heart and no new connection is what notices.
+				cfg.LeaseTTL, cfg.Committers, cfg.Readers = time.Minute, 1, 1
 			}
 			j := mustOpen(t, cfg)
 			l := j.Log(0)
 			lease := mustLease(t, l)
 			mustAppend(t, l, lease, "words")
+			if !c.append { // the heart is connected
+				alive := inSchema(cfg, "SELECT alive_until::text FROM @.instances")
+				for was := s.ask("postgres", alive); was == s.ask("postgres", alive); {
+					<-time.After(10 * time.Millisecond)
+				}
+			}
 			s.setting("full_page_writes", "off")
 			defer s.setting("full_page_writes", "on")
 			var fenced *journal.FencedError
