@@ -83,11 +83,17 @@ const parcelHeader = 2 + 1 + 4
 const (
 	parcelMessage byte = 1
 	parcelRemoved byte = 2
+	parcelRemind  byte = 3
 )
 
 // appendParcel encodes a parcel: shard(2) what(1) length(4) message.
 func appendParcel(b []byte, p Parcel) ([]byte, error) {
 	b = binary.BigEndian.AppendUint16(b, uint16(p.Shard))
+	if p.Message == nil && p.Reminder.Index != 0 {
+		b = append(b, parcelRemind, 0, 0, 0, 16)
+		b = binary.BigEndian.AppendUint64(b, uint64(p.Reminder.Term))
+		return binary.BigEndian.AppendUint64(b, uint64(p.Reminder.Index)), nil
+	}
 	if p.Message == nil {
 		return append(b, parcelRemoved, 0, 0, 0, 0), nil
 	}
@@ -118,6 +124,11 @@ func parseParcels(b []byte, visit func(Parcel)) error {
 		case n > len(b) || n > maxMessageBytes:
 			return fmt.Errorf("%w: a parcel of %d bytes in %d", errFrame, n, len(b))
 		case what == parcelRemoved && n == 0:
+		case what == parcelRemind && n == 16:
+			p.Reminder = journal.Position{Term: journal.Term(binary.BigEndian.Uint64(b)), Index: journal.Index(binary.BigEndian.Uint64(b[8:]))}
+			if p.Reminder.Term == 0 || p.Reminder.Index == 0 {
+				return fmt.Errorf("%w: an empty reminder", errFrame)
+			}
 		case what == parcelMessage:
 			p.Message = &raftpb.Message{}
 			if err := proto.Unmarshal(b[:n], p.Message); err != nil {

@@ -438,6 +438,10 @@ func (j *Journal) Receive(from NodeID, p Parcel) {
 	if g.halted() || g.lost.Load() != nil {
 		return
 	}
+	if p.Message == nil && p.Reminder.Index != 0 {
+		g.reminded(from, p.Reminder)
+		return
+	}
 	g.inbox.put(event{from: from, message: p.Message, removed: p.Message == nil, cost: p.cost()})
 }
 

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 
+	etcd "go.etcd.io/raft/v3"
 	"go.etcd.io/raft/v3/raftpb"
 
 	"github.com/bongsu-im/bongsu/journal"
@@ -30,9 +31,24 @@ func (a *ack) settle(l *shardLog) {
 
 // noteAck remembers that a follower has acknowledged our log up to an index.
 func (g *group) noteAck(from NodeID, m *raftpb.Message) {
+	// From the first moment of leading, not only of owning: until its own entry is
+	// committed a new leader hears acknowledgements of its predecessors' entries.
+	if s := g.node.BasicStatus(); s.RaftState != etcd.StateLeader || m.GetTerm() != s.GetTerm() {
+		return
+	}
 	g.log.mu.Lock()
 	defer g.log.mu.Unlock()
-	if m.GetReject() || g.owner == 0 || m.GetTerm() != g.owner || m.GetIndex() == 0 || m.GetIndex() > g.log.last {
+	if m.GetIndex() == 0 || m.GetIndex() > g.log.last {
+		return
+	}
+	if m.GetReject() {
+		// It says that it has not what it has acknowledged, as far as that is known;
+		// unless the answer was long on its way, it is damaged, and raft would ask
+		// it for ever.
+		a := g.acked[from]
+		if a.settle(g.log); m.GetIndex() <= uint64(a.proven.Index) {
+			g.j.cfg.Transport.Send(from, Parcel{Shard: g.shard, Reminder: a.proven})
+		}
 		return
 	}
 	term, ok := g.log.termAt(m.GetIndex())
@@ -42,6 +58,7 @@ func (g *group) noteAck(from NodeID, m *raftpb.Message) {
 	a := g.acked[from]
 	a.settle(g.log)
 	a.newest = journal.Position{Term: journal.Term(term), Index: journal.Index(m.GetIndex())}
+	a.settle(g.log)
 	g.acked[from] = a
 }
 

@@ -26,9 +26,10 @@ const (
 // Parcel is what one group sends to a member of it.
 type Parcel struct {
 	Shard journal.ShardID
-	// Message is Raft's. nil tells the receiver that it was removed from the
-	// group, for good.
-	Message *raftpb.Message
+	// Message is Raft's. nil reminds the receiver of what it has acknowledged, or,
+	// if that is zero too, tells it that it was removed from the group, for good.
+	Message  *raftpb.Message
+	Reminder journal.Position
 }
 
 // cost is about what a parcel takes encoded, without encoding it.
