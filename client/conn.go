@@ -138,7 +138,7 @@ func (n *Conn) await(ctx context.Context) (*link, error) {
 		case <-n.done:
 			return nil, n.ended()
 		case <-ctx.Done():
-			return nil, expired(ctx, ReasonNotConnected)
+			return nil, expired(ctx.Err(), ReasonNotConnected)
 		}
 	}
 }
@@ -153,11 +153,17 @@ func (n *Conn) ended() error {
 
 // carry implements carrier by the socket.
 func (n *Conn) carry(ctx context.Context, f *edgev1.ClientFrame) (*edgev1.ServerFrame, error) {
-	ctx, cancel := n.client.withTimeout(ctx)
-	defer cancel()
-	l, err := n.await(ctx)
-	if err != nil {
-		return nil, err
+	n.mu.Lock()
+	l := n.link
+	n.mu.Unlock()
+	if l == nil {
+		var cancel context.CancelFunc
+		ctx, cancel = n.client.withTimeout(ctx)
+		defer cancel()
+		var err error
+		if l, err = n.await(ctx); err != nil {
+			return nil, err
+		}
 	}
 	return overLink{client: n.client, link: l}.carry(ctx, f)
 }
@@ -169,7 +175,7 @@ type overLink struct {
 }
 
 func (o overLink) carry(ctx context.Context, f *edgev1.ClientFrame) (*edgev1.ServerFrame, error) {
-	answer, err := o.link.request(ctx, f)
+	answer, err := o.link.request(ctx, f, o.client.cfg.Timeout)
 	if err != nil {
 		return nil, err
 	}
@@ -306,7 +312,7 @@ func (n *Conn) greet(ctx context.Context, token string) (*link, *edgev1.HelloRes
 	l := newLink(ws, n.receive)
 	answer, err := l.request(ctx, &edgev1.ClientFrame{Request: &edgev1.ClientFrame_Hello{
 		Hello: &edgev1.HelloRequest{AccessToken: token, Positions: n.client.Positions()},
-	}})
+	}}, n.opts.HandshakeTimeout)
 	hello := answer.GetHello()
 	if err == nil && hello == nil {
 		err = &Error{Code: connect.CodeInternal, Reason: ReasonBadAnswer, Message: "hello was answered with something else"}
@@ -379,7 +385,7 @@ func (n *Conn) serve(ctx context.Context, l *link, hello *edgev1.HelloResponse) 
 				l.end(err)
 				return false, err
 			}
-			l.ping(ctx, heartbeat)
+			l.ping(heartbeat)
 		case within := <-l.drain:
 			if drain == nil {
 				drain = time.After(jitter(n.client.cfg.Random, within))

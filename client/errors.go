@@ -166,11 +166,12 @@ func headerHint(h http.Header) time.Duration {
 	return hint(seconds)
 }
 
-// expired is the error of a caller whose context ended while it waited.
-func expired(ctx context.Context, reason string) error {
+// expired is the error of a caller whose context ended, or whose time was over,
+// while it waited.
+func expired(cause error, reason string) error {
 	code := connect.CodeDeadlineExceeded
-	if errors.Is(ctx.Err(), context.Canceled) {
+	if errors.Is(cause, context.Canceled) {
 		code = connect.CodeCanceled
 	}
-	return &Error{Code: code, Reason: reason, Message: "gave up waiting", cause: ctx.Err()}
+	return &Error{Code: code, Reason: reason, Message: "gave up waiting", cause: cause}
 }

@@ -24,12 +24,26 @@ type link struct {
 	drain   chan time.Duration        // what the server's DrainEvent said
 	heard   atomic.Int64              // Unix nanoseconds of the last frame
 
+	writing chan struct{} // holds a token while a frame is written
+	guard   *time.Timer   // ends the socket when that takes too long; the token's
+
 	mu      sync.Mutex
-	pending map[uint32]chan *edgev1.ServerFrame
+	pending map[uint32]*waiter
+	free    []*waiter // to be used again
 	lastID  uint32
 	err     error         // why the link has ended; pending takes nothing more once set
 	idle    chan struct{} // closed when pending runs empty, if someone waits
 }
+
+// waiter is a request that waits. It is used again once its answer has come, and
+// let go otherwise, for an answer may still be on its way into it.
+type waiter struct {
+	answer chan *edgev1.ServerFrame
+	timer  *time.Timer // stopped while nobody waits
+}
+
+// errStuck is why a socket ends that takes no more frames.
+var errStuck = errors.New("the socket took no frame within the request's time")
 
 // maxPending bounds the requests that wait for an answer on one socket.
 const maxPending = 4096
@@ -37,48 +51,96 @@ const maxPending = 4096
 func newLink(ws *websocket.Conn, receive func(*edgev1.ServerFrame)) *link {
 	l := &link{
 		ws: ws, receive: receive, done: make(chan struct{}), drain: make(chan time.Duration, 1),
-		pending: map[uint32]chan *edgev1.ServerFrame{},
+		pending: map[uint32]*waiter{}, writing: make(chan struct{}, 1),
 	}
+	l.guard = time.AfterFunc(time.Hour, func() { l.end(errStuck) })
+	l.guard.Stop()
 	l.heard.Store(time.Now().UnixNano())
 	go l.read()
 	return l
 }
 
-// request sends f and waits for its answer.
-func (l *link) request(ctx context.Context, f *edgev1.ClientFrame) (*edgev1.ServerFrame, error) {
+// request sends f and waits for its answer, for the timeout if ctx has no
+// deadline. (A derived context would cost more than all the rest here.)
+func (l *link) request(ctx context.Context, f *edgev1.ClientFrame, timeout time.Duration) (*edgev1.ServerFrame, error) {
 	if ctx.Err() != nil {
-		return nil, expired(ctx, ReasonNotConnected)
+		return nil, expired(ctx.Err(), ReasonNotConnected)
 	}
-	answer := make(chan *edgev1.ServerFrame, 1)
-	if err := l.register(f, answer); err != nil {
+	w, err := l.register(f)
+	if err != nil {
 		return nil, err
 	}
-	f.DeadlineMs = deadlineMs(ctx)
+	at, ok := ctx.Deadline()
+	if ok {
+		timeout = time.Until(at)
+	}
+	f.DeadlineMs = deadlineMs(timeout)
 	b, err := proto.Marshal(f)
 	if err != nil {
 		l.forget(f.Id)
 		return nil, &Error{Code: connect.CodeInvalidArgument, Message: fmt.Sprintf("encode the request: %v", err), cause: err}
 	}
-	if err := l.ws.Write(ctx, websocket.MessageBinary, b); err != nil {
-		l.forget(f.Id)
-		if ctx.Err() != nil {
-			return nil, expired(ctx, ReasonNoAnswer)
+	w.timer.Reset(timeout)
+	answer, err := l.exchange(ctx, w, f.Id, b, timeout)
+	w.timer.Stop() // before anyone else may have w
+	if err != nil {
+		return nil, err
+	}
+	l.reuse(w)
+	if e := answer.GetError(); e != nil {
+		return nil, fromFrame(e)
+	}
+	return answer, nil
+}
+
+// exchange writes a frame and waits for what comes into w.
+func (l *link) exchange(ctx context.Context, w *waiter, id uint32, b []byte, timeout time.Duration) (*edgev1.ServerFrame, error) {
+	select {
+	case l.writing <- struct{}{}:
+	case <-ctx.Done():
+		l.forget(id)
+		return nil, expired(ctx.Err(), ReasonNoAnswer)
+	case <-w.timer.C:
+		l.forget(id)
+		return nil, expired(context.DeadlineExceeded, ReasonNoAnswer)
+	}
+	if err := l.write(b, timeout); err != nil {
+		l.forget(id)
+		switch {
+		case ctx.Err() != nil:
+			return nil, expired(ctx.Err(), ReasonNoAnswer)
+		case errors.Is(l.failure(), errStuck):
+			return nil, expired(context.DeadlineExceeded, ReasonNoAnswer)
 		}
 		return nil, lostConnection(err)
 	}
 	select {
-	case a, ok := <-answer:
+	case a, ok := <-w.answer:
 		if !ok {
 			return nil, lostConnection(l.failure())
 		}
-		if e := a.GetError(); e != nil {
-			return nil, fromFrame(e)
-		}
 		return a, nil
 	case <-ctx.Done():
-		l.forget(f.Id)
-		return nil, expired(ctx, ReasonNoAnswer)
+		l.forget(id)
+		return nil, expired(ctx.Err(), ReasonNoAnswer)
+	case <-w.timer.C:
+		l.forget(id)
+		return nil, expired(context.DeadlineExceeded, ReasonNoAnswer)
 	}
+}
+
+// leastWriteTime keeps a request that came late from ending a socket that
+// others use.
+const leastWriteTime = time.Second
+
+// write sends one frame and gives the token of writing back. A socket that does
+// not take it in time is over.
+func (l *link) write(b []byte, timeout time.Duration) error {
+	l.guard.Reset(max(timeout, leastWriteTime))
+	err := l.ws.Write(context.Background(), websocket.MessageBinary, b) // the guard bounds it
+	l.guard.Stop()
+	<-l.writing
+	return err
 }
 
 func lostConnection(cause error) error {
@@ -86,29 +148,43 @@ func lostConnection(cause error) error {
 }
 
 // deadlineMs tells the server how long the caller waits, within its limits.
-func deadlineMs(ctx context.Context) uint32 {
-	at, ok := ctx.Deadline()
-	if !ok {
-		return 0
-	}
-	return uint32(min(max(time.Until(at).Milliseconds(), 1), 60_000))
+func deadlineMs(timeout time.Duration) uint32 {
+	return uint32(min(max(timeout.Milliseconds(), 1), 60_000))
 }
 
-func (l *link) register(f *edgev1.ClientFrame, answer chan *edgev1.ServerFrame) error {
+func (l *link) register(f *edgev1.ClientFrame) (*waiter, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.err != nil {
-		return lostConnection(l.err)
+		return nil, lostConnection(l.err)
 	}
 	if len(l.pending) >= maxPending {
-		return &Error{
+		return nil, &Error{
 			Code: connect.CodeResourceExhausted, Reason: "too_many_requests", RetryAfter: time.Second,
 			Message: fmt.Sprintf("%d requests are waiting on this socket", len(l.pending)),
 		}
 	}
+	var w *waiter
+	if n := len(l.free); n > 0 {
+		w, l.free = l.free[n-1], l.free[:n-1]
+	} else {
+		w = &waiter{make(chan *edgev1.ServerFrame, 1), time.NewTimer(time.Hour)}
+		w.timer.Stop()
+	}
 	f.Id = l.nextID()
-	l.pending[f.Id] = answer
-	return nil
+	l.pending[f.Id] = w
+	return w, nil
+}
+
+// maxFree bounds the waiters that are kept.
+const maxFree = 64
+
+func (l *link) reuse(w *waiter) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if len(l.free) < maxFree {
+		l.free = append(l.free, w)
+	}
 }
 
 // nextID must be called with mu held. IDs wrap around after 2³² and pass over
@@ -124,16 +200,16 @@ func (l *link) nextID() uint32 {
 
 func (l *link) forget(id uint32) { l.take(id) }
 
-func (l *link) take(id uint32) chan *edgev1.ServerFrame {
+func (l *link) take(id uint32) *waiter {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	answer := l.pending[id]
+	w := l.pending[id]
 	delete(l.pending, id)
 	if len(l.pending) == 0 && l.idle != nil {
 		close(l.idle)
 		l.idle = nil
 	}
-	return answer
+	return w
 }
 
 // read hands on what the server sends until the socket fails.
@@ -151,8 +227,8 @@ func (l *link) read() {
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	for id, answer := range l.pending {
-		close(answer)
+	for id, w := range l.pending {
+		close(w.answer)
 		delete(l.pending, id)
 	}
 	if l.idle != nil {
@@ -196,8 +272,8 @@ func decodeFrame(b []byte) (*edgev1.ServerFrame, error) {
 func (l *link) dispatch(f *edgev1.ServerFrame) {
 	if f.Id != 0 {
 		// Without a taker it is the answer of a ping or of a caller who gave up.
-		if answer := l.take(f.Id); answer != nil {
-			answer <- f
+		if w := l.take(f.Id); w != nil {
+			w.answer <- f
 		}
 		return
 	}
@@ -240,7 +316,7 @@ func (l *link) quiet() time.Duration {
 }
 
 // ping asks for a sign of life; the answer is seen by heard alone.
-func (l *link) ping(ctx context.Context, timeout time.Duration) {
+func (l *link) ping(timeout time.Duration) {
 	l.mu.Lock()
 	f := &edgev1.ClientFrame{Id: l.nextID(), Request: &edgev1.ClientFrame_Ping{Ping: &edgev1.PingRequest{}}}
 	l.mu.Unlock()
@@ -249,9 +325,12 @@ func (l *link) ping(ctx context.Context, timeout time.Duration) {
 		l.end(fmt.Errorf("encode a ping: %w", err))
 		return
 	}
-	ctx, cancel := context.WithTimeout(ctx, timeout)
-	defer cancel()
-	if err := l.ws.Write(ctx, websocket.MessageBinary, b); err != nil {
+	select {
+	case l.writing <- struct{}{}:
+	default:
+		return // what is being written asks as well
+	}
+	if err := l.write(b, timeout); err != nil {
 		l.end(err)
 	}
 }

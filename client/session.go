@@ -152,7 +152,7 @@ func (c *Client) renew(ctx context.Context, stale string) (string, error) {
 	case <-f.done:
 		return f.token, f.err
 	case <-ctx.Done():
-		return "", expired(ctx, ReasonNoAnswer)
+		return "", expired(ctx.Err(), ReasonNoAnswer)
 	}
 }
 
