@@ -209,7 +209,7 @@ func compare(a, b []Result) Comparison {
 		if !r.Passed {
 			c.Details.Failed++
 		}
-		if r.Details.Counts != nil && !*r.Details.Counts {
+		if !r.countsWhole() {
 			c.Details.Uncounted++
 		}
 	}

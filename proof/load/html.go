@@ -6,6 +6,7 @@ import (
 	"math"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/bongsu-im/bongsu/proof/load/report"
 )
@@ -64,6 +65,9 @@ func (r *Result) badges() []report.Badge {
 		out = append(out, report.Badge{Text: fmt.Sprintf("counts: others took %.1f %% of the machine", 100*d.OtherShare), Tone: report.Good})
 	default:
 		out = append(out, report.Badge{Text: fmt.Sprintf("does not count: others took %.1f %% of the machine", 100*d.OtherShare), Tone: report.Doubt})
+	}
+	if c := d.Ceiling; c != nil && c.Counts != nil && !*c.Counts {
+		out = append(out, report.Badge{Text: fmt.Sprintf("the relay’s run does not count: others took %.1f %%", 100*c.OtherShare), Tone: report.Doubt})
 	}
 	if n := len(d.Goals); n > 0 {
 		met := 0
@@ -428,7 +432,7 @@ func middle(lines [][]report.Point) (out []report.Point) {
 func (s Suite) HTML(w io.Writer) error {
 	d := &s.Details
 	table := report.Table{Title: "Medians", Head: []string{"", "/s", "p50 ms", "p99 ms", "CPU-s for 1,000", "KiB a session", "of the relay", "goals met", "runs that count"}}
-	p := report.Page{Title: "Bongsu bench: every workload", Lead: fmt.Sprintf("%d workloads in turns, in %.0f minutes.", len(d.Rows), s.Seconds/60)}
+	p := report.Page{Title: "Bongsu bench: every workload", Lead: fmt.Sprintf("%d workloads in turns, in %s.", len(d.Rows), time.Duration(s.Seconds*float64(time.Second)).Round(time.Second))}
 	if s.Passed {
 		p.Badges = append(p.Badges, report.Badge{Text: "all runs passed", Tone: report.Good})
 	} else {

@@ -340,6 +340,13 @@ func round(v float64, digits int) float64 {
 	return math.Round(v*p) / p
 }
 
+// countsWhole tells whether the run counts and, if it had one, its ceiling's.
+func (r *Result) countsWhole() bool {
+	d := &r.Details
+	counts := d.Counts == nil || *d.Counts
+	return counts && (d.Ceiling == nil || d.Ceiling.Counts == nil || *d.Ceiling.Counts)
+}
+
 // Print writes the result as a table for people and, if asJSON, as one last
 // line of JSON.
 func (r Result) Print(w io.Writer, asJSON bool) error {
@@ -412,6 +419,9 @@ func (r Result) table() string {
 	if c := d.Ceiling; c != nil && r.CeilingRatio != nil {
 		row("ceiling", "%.3f of a bare relay's %.1f /s, p50 %.3f ms, p99 %.3f ms", *r.CeilingRatio, c.OpsPerS, c.P50Ms, c.P99Ms)
 		row("", "its median takes %.3f of ours, its CPU time %.3f", c.P50Ratio, c.CPURatio)
+		if c.Counts != nil && !*c.Counts {
+			row("", "THE RELAY'S RUN DOES NOT COUNT (others %.1f %%)", 100*c.OtherShare)
+		}
 	}
 	verdict := "the server may be among the others"
 	switch {

@@ -169,7 +169,7 @@ func (row *SuiteRow) sum() {
 		if !r.Passed {
 			row.Failed++
 		}
-		if r.Details.Counts == nil || *r.Details.Counts {
+		if r.countsWhole() {
 			counted = append(counted, r)
 		}
 	}
