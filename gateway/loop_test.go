@@ -39,6 +39,55 @@ func TestWritingToNobody(t *testing.T) {
 	}
 }
 
+// An event that was meant for a socket that is closed reaches nobody, even if
+// another has its place in the loop (and its descriptor) by then.
+func TestStaleEventsReachNobody(t *testing.T) {
+	w := newWorld(t, nil)
+	l, err := newLoop(w.g) // which nobody runs
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.file.Close()
+	admit := func() (*parked, int) {
+		pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_NONBLOCK, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		s := w.g.newSession(binaryCodec, "test")
+		p := &parked{l: l, s: s, fd: pair[0], slot: -1}
+		s.wire = p
+		w.g.running.Add(1)
+		l.turn(p, w.g.uptime())
+		return p, pair[1]
+	}
+	first, peer := admit()
+	stale := unix.EpollEvent{Events: unix.EPOLLIN, Fd: int32(first.slot), Pad: l.slots[first.slot].gen}
+	l.release(first)
+	_ = unix.Close(peer)
+	second, peer := admit()
+	defer unix.Close(peer)
+	if second.slot != first.slot || second.fd != first.fd {
+		t.Fatalf("slot %d and descriptor %d, want those of the first: %d, %d", second.slot, second.fd, first.slot, first.fd)
+	}
+	if _, err := unix.Write(peer, masked(ws.OpPing, true, "x")); err != nil {
+		t.Fatal(err)
+	}
+	l.ready(&stale, w.g.uptime())
+	if second.s.framesIn != 0 {
+		t.Error("the second has read for the first")
+	}
+	stale.Pad = l.slots[second.slot].gen
+	l.ready(&stale, w.g.uptime())
+	if second.s.framesIn != 1 {
+		t.Error("its own event did not reach it")
+	}
+	l.turn(first, w.g.uptime()) // a kick that came too late
+	l.release(second)
+	if l.open != 0 {
+		t.Errorf("%d open", l.open)
+	}
+}
+
 // hasty is a world over parked sockets in which nobody waits long.
 func hasty(t *testing.T, change func(*Config)) *world {
 	w := newWorld(t, change)
