@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -61,8 +62,12 @@ func (g *group) takes(from NodeID, m *raftpb.Message) bool {
 	g.log.mu.Lock()
 	has := uint64(s.at.Index) <= g.log.commit || g.log.contains(s.at, g.log.last)
 	g.log.mu.Unlock()
-	if has || s.final.Index == 0 {
-		return true // nothing of the view is missing
+	if has {
+		return true // it will answer with what it has
+	}
+	if s.final.Index == 0 {
+		g.install(m, s) // nothing of the view is missing
+		return false
 	}
 	if g.restored != nil && g.restored.at.Index >= s.at.Index {
 		g.install(m, *g.restored)
@@ -143,7 +148,15 @@ func (g *group) arrived(f fetched) {
 
 // install gives raft a snapshot whose view is in place. If the leader has changed
 // meanwhile raft may refuse it; the next leader's offer is met by what is here.
+//
+// The membership at a snapshot's position may be from before this node was added.
+// Raft would ignore it, so the node counts itself as a learner until it comes to
+// the entry that makes it one; nobody else sees that.
 func (g *group) install(hint *raftpb.Message, b base) {
+	if self := g.j.cfg.NodeID; !slices.Contains(membersOf(b.conf), self) {
+		b.conf = proto.Clone(b.conf).(*raftpb.ConfState)
+		b.conf.Learners = append(b.conf.Learners, self)
+	}
 	m := proto.Clone(hint).(*raftpb.Message)
 	m.Snapshot = b.message(g.shard)
 	_ = g.node.Step(m) // as in receive

@@ -183,8 +183,7 @@ func (g *group) loadAcks() error {
 	})
 }
 
-// storeAcks writes what has changed, without an fsync: it becomes durable with
-// the next commit that has one, and is a second old at worst anyway.
+// storeAcks makes durable what has changed, together with the marks.
 func (j *Journal) storeAcks() error {
 	b := j.store.db.NewBatch()
 	defer func() { _ = b.Close() }() // a batch that was not committed holds nothing
@@ -206,5 +205,5 @@ func (j *Journal) storeAcks() error {
 	if b.Empty() {
 		return nil
 	}
-	return j.store.commit(b, false)
+	return j.store.commit(b, true)
 }
