@@ -197,6 +197,7 @@ func (i *idle) measure(ctx context.Context) (Result, error) {
 	if err != nil {
 		return Result{}, err
 	}
+	seen.after.server.Peak = then.server.Peak
 	// Asking collects garbage: only once the memory has been read.
 	seen.last = r.counters(ctx)
 	if !rested || !i.ask(ctx) {

@@ -116,6 +116,25 @@ func TestGoals(t *testing.T) {
 	}
 }
 
+// A run counts if others had at most a tenth of the machine, during the relay's
+// run as well.
+func TestCountsWhole(t *testing.T) {
+	yes, no := true, false
+	for _, c := range []struct {
+		run, relay *bool
+		ceiling    bool
+		want       bool
+	}{{nil, nil, false, true}, {&yes, nil, false, true}, {&no, nil, false, false}, {&yes, &yes, true, true}, {&yes, &no, true, false}, {&no, &yes, true, false}} {
+		r := Result{Details: Details{Counts: c.run}}
+		if c.ceiling {
+			r.Details.Ceiling = &CeilingFigures{Counts: c.relay}
+		}
+		if got := r.countsWhole(); got != c.want {
+			t.Errorf("%+v: %v", c, got)
+		}
+	}
+}
+
 func TestBehind(t *testing.T) {
 	if behind(495, 500) || !behind(494.9, 500) {
 		t.Error("behind is below 99 % of what was offered")

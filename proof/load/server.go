@@ -4,6 +4,8 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
+	"fmt"
+	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
@@ -35,9 +37,14 @@ func (r *rig) startServer(ctx context.Context) error {
 	return r.startChild(ctx, c)
 }
 
-// startRelay starts the ceiling's relay.
+// startRelay starts the ceiling's relay: always our own, for the limit of a
+// machine must not depend on whose server is measured.
 func (r *rig) startRelay(ctx context.Context) error {
-	return r.startChild(ctx, &child.Server{Bin: r.cfg.Bin, Verb: []string{"bench", "relay"}})
+	self, err := os.Executable()
+	if err != nil {
+		return fmt.Errorf("find our own binary: %w", err)
+	}
+	return r.startChild(ctx, &child.Server{Bin: self, Verb: []string{"bench", "relay"}})
 }
 
 func (r *rig) startChild(ctx context.Context, c *child.Server) (err error) {
