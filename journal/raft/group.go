@@ -132,6 +132,13 @@ func (g *group) start() (err error) {
 	if err != nil {
 		return fmt.Errorf("start group of shard %d: %w", g.shard, err)
 	}
+	members := membersOf(g.log.meta.conf)
+	if len(members) > 0 && !slices.Contains(members, g.j.cfg.NodeID) {
+		g.removed.Store(true)
+		g.stop()
+		close(g.stopped)
+		return nil
+	}
 	if v := votersOf(g.log.meta.conf); len(v) == 1 && v[0] == g.j.cfg.NodeID {
 		// There is nobody to wait for.
 		if err := g.node.Campaign(); err != nil {
@@ -260,6 +267,13 @@ func (g *group) receive(from NodeID, m *raftpb.Message) {
 		}
 	case raftpb.MsgAppResp:
 		g.noteAck(from, m)
+	case raftpb.MsgHeartbeat:
+		// A leader names no commit beyond what this node has acknowledged to it.
+		// Raft would panic, which would cost all shards.
+		if term := g.node.BasicStatus().GetTerm(); m.GetTerm() >= term && m.GetCommit() > g.log.last {
+			g.reminded(from, journal.Position{Term: journal.Term(m.GetTerm()), Index: journal.Index(m.GetCommit())})
+			return
+		}
 	}
 	// A message that raft cannot use is as good as lost on the way.
 	_ = g.node.Step(m)

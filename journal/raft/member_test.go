@@ -14,6 +14,8 @@ import (
 	"testing/synctest"
 	"time"
 
+	"go.etcd.io/raft/v3/raftpb"
+
 	"github.com/bongsu-im/bongsu/journal"
 )
 
@@ -127,6 +129,12 @@ func TestGrow(t *testing.T) {
 		if _, err := three.log(0).Lease(t.Context()); !errors.As(err, &removed) || !errors.Is(err, journal.ErrNotOwner) {
 			t.Fatalf("lease at a removed node: %v", err)
 		}
+		c.close(three)
+		c.open(three) // it asks again, and hears it again
+		c.await("node 3 to hear it again", func() bool {
+			s, err := three.j.Status(t.Context(), 0)
+			return err == nil && s.Role == RoleRemoved
+		})
 		// Membership outlives restarts, and two of three are enough.
 		for _, m := range []*member{one, four} {
 			c.kill(m, 0, 1)
@@ -255,6 +263,34 @@ func TestPeersRemember(t *testing.T) {
 			})
 		})
 	}
+}
+
+// TestHeartbeatBeyondTheEnd: a leader that believes this node to have more than
+// it has proves a lost tail; it costs that shard and no other.
+func TestHeartbeatBeyondTheEnd(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCluster(t, 3, 2, 1)
+		leader, lease := c.leader(0)
+		mustAppend(t, leader.log(0), lease, "x")
+		victim := c.members[0]
+		if victim == leader {
+			victim = c.members[1]
+		}
+		beat := message(raftpb.MsgHeartbeat)
+		beat.From, beat.To, beat.Term, beat.Commit = &leader.id, &victim.id, new(uint64(lease.Term)), new(uint64(1000))
+		victim.j.Receive(leader.id, Parcel{Shard: 0, Message: beat})
+		synctest.Wait()
+		var lost *journal.LostTailError
+		if !errors.As(errors.Join(victim.j.Damage()...), &lost) || lost.Shard != 0 || lost.Proven.Index != 1000 {
+			t.Fatalf("not noticed: %v", victim.j.Damage())
+		}
+		if err := victim.j.Fenced(); err != nil {
+			t.Fatalf("the whole store is fenced: %v", err)
+		}
+		if s, err := victim.j.Status(t.Context(), 1); err != nil || s.Role == RoleDamaged {
+			t.Fatalf("the other shard: %+v, %v", s, err)
+		}
+	})
 }
 
 // TestFencedLeader: the first disk error of a leader ends its ownership, and

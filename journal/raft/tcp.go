@@ -125,7 +125,7 @@ func (t *TCP) SetPeer(node NodeID, address string) {
 	if address == "" {
 		return
 	}
-	p := &tcpPeer{t: t, node: node, address: address, wake: make(chan struct{}, 1)}
+	p := &tcpPeer{t: t, node: node, address: address, wake: make(chan struct{}, 1), nudge: make(chan struct{}, 1)}
 	p.ctx, p.end = context.WithCancel(t.ctx)
 	t.peers[node] = p
 	t.running.Go(p.run)
@@ -211,6 +211,7 @@ type tcpPeer struct {
 	ctx     context.Context
 	end     context.CancelFunc
 	wake    chan struct{}
+	nudge   chan struct{} // the peer is there: dial at once
 
 	mu      sync.Mutex
 	up      bool
@@ -259,6 +260,8 @@ func (p *tcpPeer) run() {
 		timer := time.NewTimer(wait)
 		select {
 		case <-timer.C:
+		case <-p.nudge:
+			timer.Stop()
 		case <-p.ctx.Done():
 			timer.Stop()
 			return
@@ -535,6 +538,7 @@ func (t *TCP) receive(c *tls.Conn) error {
 	if err := c.SetDeadline(time.Time{}); err != nil {
 		return err
 	}
+	t.nudge(peer.Node)
 	for {
 		if err := c.SetReadDeadline(time.Now().Add(silenceTimeout)); err != nil {
 			return err
@@ -557,6 +561,26 @@ func (t *TCP) receive(c *tls.Conn) error {
 		default:
 			return fmt.Errorf("node %d: %w: kind %d", peer.Node, errFrame, kind)
 		}
+	}
+}
+
+// nudge has a peer that was just heard of dialled without further waiting.
+func (t *TCP) nudge(node NodeID) {
+	t.mu.Lock()
+	p := t.peers[node]
+	t.mu.Unlock()
+	if p == nil {
+		return
+	}
+	p.mu.Lock()
+	up := p.up
+	p.mu.Unlock()
+	if up {
+		return
+	}
+	select {
+	case p.nudge <- struct{}{}:
+	default:
 	}
 }
 

@@ -11,6 +11,7 @@ import (
 	"errors"
 	"math/big"
 	"net"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -141,6 +142,38 @@ func TestTCP(t *testing.T) {
 			t.Fatalf("node %d has lost %+v", m.id, last)
 		}
 	}
+}
+
+// BenchmarkThreeNodes appends on three nodes over TLS on loopback, each with its
+// folder on the disk.
+func BenchmarkThreeNodes(b *testing.B) {
+	a := newAuthority(b)
+	peers, listeners := map[NodeID]string{}, map[NodeID]net.Listener{}
+	for id := NodeID(1); id <= 3; id++ {
+		listeners[id] = listen(b)
+		peers[id] = listeners[id].Addr().String()
+	}
+	c := &cluster{t: b}
+	for id := NodeID(1); id <= 3; id++ {
+		j, _ := tcpNode(b, id, listeners[id], a.config(b, a), peers, func(c *Config) { c.Dir, c.FS = b.TempDir(), durable.Disk })
+		c.members = append(c.members, &member{id: id, j: j, cfg: j.cfg})
+	}
+	m, lease := c.leader(0)
+	data := make([]byte, 400)
+	var took []time.Duration
+	b.ResetTimer()
+	for len(took) < b.N {
+		at := time.Now()
+		if _, err := m.j.Log(0).Append(b.Context(), lease, data); err != nil {
+			m, lease = c.leader(0)
+			continue
+		}
+		took = append(took, time.Since(at))
+	}
+	b.StopTimer()
+	slices.Sort(took)
+	b.ReportMetric(float64(took[len(took)/2].Microseconds())/1000, "p50-ms")
+	b.ReportMetric(float64(took[len(took)*99/100].Microseconds())/1000, "p99-ms")
 }
 
 // refusedBy waits until a peer is not reached for a reason that says why.
