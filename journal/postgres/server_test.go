@@ -86,7 +86,7 @@ func bareServer(t testing.TB) *pgServer {
 		}
 	}
 	t.Cleanup(func() {
-		s.kill()
+		s.end()
 		_ = os.RemoveAll(root) // a leftover in the temporary folder harms nobody
 	})
 	return s
@@ -189,6 +189,17 @@ func (s *pgServer) kill() {
 	}
 }
 
+// end ends every process of the server, those that a test has frozen included.
+func (s *pgServer) end() {
+	if s.cmd != nil {
+		children := s.children()
+		s.kill()
+		for _, pid := range children {
+			_ = syscall.Kill(pid, syscall.SIGKILL) // it may have followed the postmaster
+		}
+	}
+}
+
 // stop ends the server in order, but without waiting for its clients.
 func (s *pgServer) stop() {
 	if s.cmd != nil {
@@ -209,7 +220,7 @@ func (s *pgServer) signalAll(sig syscall.Signal) {
 func (s *pgServer) children() (pids []int) {
 	s.t.Helper()
 	out, err := exec.Command("pgrep", "-P", strconv.Itoa(s.cmd.Process.Pid)).Output()
-	if err != nil {
+	if err != nil && len(out) > 0 { // none found is an error too
 		s.t.Fatalf("pgrep: %v", err)
 	}
 	for _, f := range strings.Fields(string(out)) {

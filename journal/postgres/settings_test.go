@@ -62,6 +62,7 @@ func TestRefusedSettings(t *testing.T) {
 		}
 	})
 	t.Run("standby", func(t *testing.T) {
+		s.t = t // or the standby would outlive us
 		b := s.standby("s1")
 		cfg := config(t, b, 1)
 		cfg.URL += "&target_session_attrs=any"
