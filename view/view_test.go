@@ -221,6 +221,7 @@ func TestStageIsATx(t *testing.T) {
 			if err != nil {
 				rt.Fatal(err)
 			}
+			defer st.Discard() // a failure must not leave Close waiting for it
 			want := mapTx{}
 			for k, v := range committed {
 				want[k] = v
@@ -284,6 +285,7 @@ func TestStageIsATx(t *testing.T) {
 			if err != nil {
 				rt.Fatal(err)
 			}
+			defer r.Close()
 			checkScan(rt, r, committed, nil, nil, rapid.Bool().Draw(rt, "reverse"), 1000)
 			if m, err := r.Mark(); err != nil || m.Index != index || s.Shard(2).Mark().Index != index {
 				rt.Fatalf("mark %v, %v; want %d", m, err, index)
