@@ -56,9 +56,8 @@ drill: build ## the drills in full: 100 kills, 1,000 power cuts
 	bin/bongsu drill crash --kills 100
 	bin/bongsu drill power --cuts 1000
 
-bench: build ## first figures: W1 (100 senders) and W5 (history)
-	bin/bongsu bench send --senders 100
-	bin/bongsu bench history --messages 100000
+bench: build ## the whole table of workloads, three runs each, with their ceilings (an hour); report in bench.html
+	bin/bongsu bench suite --runs 3 --out bench.json --html bench.html
 
 peers: build ## compare with ejabberd and centrifuge side by side, 8 minutes (docs/peers.md)
 	$(GO) run -C proof/peers ./cmd/peers

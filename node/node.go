@@ -16,6 +16,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"regexp"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -42,6 +43,10 @@ type Node struct {
 	door atomic.Pointer[http.Handler]
 }
 
+// gcPauses is when the collector stopped the program: all pauses, where the
+// collector's own summary knows the last 256.
+var gcPauses = collectors.GoRuntimeMetricsRule{Matcher: regexp.MustCompile(`^/sched/pauses/total/gc:seconds$`)}
+
 // New checks the configuration and takes the address, so that a mistake is
 // told before anything has started.
 func New(cfg Config) (*Node, error) {
@@ -49,7 +54,7 @@ func New(cfg Config) (*Node, error) {
 		return nil, err
 	}
 	n := &Node{cfg: cfg, registry: prometheus.NewRegistry(), serving: make(chan struct{})}
-	n.registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	n.registry.MustRegister(collectors.NewGoCollector(collectors.WithGoCollectorRuntimeMetrics(gcPauses)), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	l, err := net.Listen("tcp", cfg.Listen)
 	if err != nil {
 		return nil, fmt.Errorf("take the address: %w", err)

@@ -31,6 +31,7 @@ func (o *owner) publish(items []*nodev1.FeedItem, at journal.Position) {
 
 // announce wakes whoever waits for what the record has changed here.
 func (o *owner) announce(rec *journalv1.Record) {
+	o.metrics.count(rec)
 	o.applied.wake()
 	o.pump.note(rec)
 }

@@ -133,6 +133,7 @@ func (o *owner) applySome(entries []journal.Entry) (n int, err error) {
 	for i, feed := range feeds {
 		if o.started {
 			o.publish(feed, entries[i].Position)
+			o.metrics.count(records[i])
 		}
 		o.pump.note(records[i])
 	}

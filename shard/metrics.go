@@ -1,9 +1,13 @@
 package shard
 
 import (
+	"reflect"
 	"strconv"
 
 	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/bongsu-im/bongsu/chat"
+	journalv1 "github.com/bongsu-im/bongsu/gen/bongsu/journal/v1"
 )
 
 // metrics counts what owners do. It is registered where the node says; there is
@@ -14,6 +18,7 @@ type metrics struct {
 	depth                   *prometheus.GaugeVec
 	refused                 *prometheus.CounterVec
 	unknown, panics         *prometheus.CounterVec
+	events                  *prometheus.CounterVec
 	feed, delivered, lost   *prometheus.CounterVec
 	outboxFailed, recovered *prometheus.CounterVec
 }
@@ -43,6 +48,7 @@ func newMetrics() *metrics {
 		refused:      counter("refused_total", "Commands refused by the shard's condition.", "reason"),
 		unknown:      counter("unknown_total", "Commands whose outcome was left unknown."),
 		panics:       counter("panics_total", "Commands or events that panicked."),
+		events:       counter("events_total", "Events journaled or followed, by kind.", "kind"),
 		feed:         counter("feed_items_total", "Items published."),
 		delivered:    counter("effects_total", "Effects delivered to other shards."),
 		outboxFailed: counter("effects_failed_total", "Deliveries of effects that failed and will be repeated."),
@@ -57,7 +63,7 @@ func (m *metrics) register(r prometheus.Registerer) error {
 	}
 	for _, c := range []prometheus.Collector{
 		m.commands, m.bytes, m.wait, m.decide, m.append, m.depth, m.refused, m.unknown,
-		m.panics, m.feed, m.delivered, m.outboxFailed, m.lost, m.recovered,
+		m.panics, m.events, m.feed, m.delivered, m.outboxFailed, m.lost, m.recovered,
 	} {
 		if err := r.Register(c); err != nil {
 			return err
@@ -72,6 +78,9 @@ type shardMetrics struct {
 	depth                                                            prometheus.Gauge
 	unknown, panics, feed, delivered, outboxFailed, lost, recoveries prometheus.Counter
 	refused                                                          *prometheus.CounterVec
+
+	events *prometheus.CounterVec
+	byType map[reflect.Type]prometheus.Counter // of events, by the type of their kind; the owner's alone
 }
 
 func (m *metrics) of(shard int) *shardMetrics {
@@ -84,7 +93,22 @@ func (m *metrics) of(shard int) *shardMetrics {
 		delivered: m.delivered.WithLabelValues(l), outboxFailed: m.outboxFailed.WithLabelValues(l),
 		lost: m.lost.WithLabelValues(l), recoveries: m.recovered.WithLabelValues(l),
 		refused: m.refused.MustCurryWith(prometheus.Labels{"shard": l}),
+		events:  m.events.MustCurryWith(prometheus.Labels{"shard": l}),
+		byType:  make(map[reflect.Type]prometheus.Counter),
 	}
 }
 
 func (m *shardMetrics) refuse(why reason) { m.refused.WithLabelValues(why.reason).Inc() }
+
+// count counts the events of a record. The owner's goroutine calls it.
+func (m *shardMetrics) count(rec *journalv1.Record) {
+	for _, ev := range rec.Events {
+		kind := reflect.TypeOf(ev.GetKind())
+		c := m.byType[kind]
+		if c == nil { // naming a kind costs more than counting it
+			c = m.events.WithLabelValues(chat.EventKind(ev))
+			m.byType[kind] = c
+		}
+		c.Inc()
+	}
+}
