@@ -1,10 +1,12 @@
 package raft
 
 import (
+	"bytes"
 	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"io"
 	"math/rand/v2"
 	"runtime"
 	"slices"
@@ -42,6 +44,94 @@ type chaos struct {
 	down map[NodeID]context.CancelFunc // ends the owners of a node that is up
 	busy map[NodeID]*sync.WaitGroup
 	dead map[*Journal]bool // killed: what it says no longer counts; guarded by history.mu
+	// With folds the logs are trimmed: what counts is in each node's view then.
+	folds map[NodeID]*folds
+}
+
+// folds is a test double for a node's views. It outlives the node's crashes, as
+// views do that are written more often than they need be.
+type folds struct {
+	mu    sync.Mutex
+	shard map[journal.ShardID]*fold
+	taken int // snapshots
+	// dead: the node was killed; what its last moments still apply never happened.
+	dead bool
+}
+
+// fold is what was applied of one shard: number(8) term(8) index(8) an entry.
+type fold struct {
+	at      journal.Mark
+	entries []byte
+}
+
+func (f *folds) Make(_ context.Context, shard journal.ShardID) (journal.Mark, io.ReadCloser, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	v := f.shard[shard]
+	return v.at, io.NopCloser(bytes.NewReader(bytes.Clone(v.entries))), nil
+}
+
+func (f *folds) Restore(_ context.Context, shard journal.ShardID, at journal.Mark, r io.Reader) error {
+	b, err := io.ReadAll(r)
+	if err != nil {
+		return err
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.dead {
+		return errBroken
+	}
+	if f.shard[shard].at.Index < at.Index {
+		f.shard[shard] = &fold{at: at, entries: b}
+		f.taken++
+	}
+	return nil
+}
+
+// apply follows a shard's log on one node, trimming behind itself.
+func (f *folds) apply(ctx context.Context, x *chaos, m *member, j *Journal, shard journal.ShardID) {
+	l := j.Log(shard)
+	for n := 1; ; n++ {
+		f.mu.Lock()
+		after, dead := f.shard[shard].at, f.dead
+		f.mu.Unlock()
+		if dead {
+			return
+		}
+		es, err := l.Read(ctx, after.Index, 8<<10)
+		if err != nil {
+			x.mu.Lock()
+			if errors.Is(err, journal.ErrTrimmed) && !x.dead[j] {
+				f.mu.Lock()
+				if f.shard[shard].at == after { // or a snapshot came meanwhile
+					x.fail("node %d, shard %d: the log goes on behind the view at %+v: %v", m.id, shard, after, err)
+				}
+				f.mu.Unlock()
+			}
+			x.mu.Unlock()
+			if errors.Is(err, journal.ErrTrimmed) {
+				continue
+			}
+			return
+		}
+		f.mu.Lock()
+		v := f.shard[shard]
+		if v.at == after && !f.dead {
+			next := &fold{at: after, entries: v.entries}
+			for _, e := range es {
+				next.at = journal.Mark{Position: e.Position, Hash: journal.NextHash(next.at.Hash, e.Data)}
+				next.entries = append(next.entries, e.Data[:8]...)
+				next.entries = binary.BigEndian.AppendUint64(next.entries, uint64(e.Term))
+				next.entries = binary.BigEndian.AppendUint64(next.entries, uint64(e.Index))
+			}
+			f.shard[shard] = next
+			l.SetMark(next.at)
+		}
+		f.mu.Unlock()
+		if n%8 == 0 {
+			_ = l.Trim(ctx, es[0].Index) // a node that stops refuses
+		}
+	}
 }
 
 // own is the owner of a shard on one node: lease, catch up, append, and again.
@@ -131,6 +221,14 @@ func (x *chaos) up(m *member) {
 	for shard := range m.cfg.Shards {
 		wg.Go(func() { x.own(ctx, m, j, journal.ShardID(shard)) })
 	}
+	if f := x.folds[m.id]; f != nil {
+		f.mu.Lock()
+		f.dead = false
+		f.mu.Unlock()
+		for shard := range m.cfg.Shards {
+			wg.Go(func() { f.apply(ctx, x, m, j, journal.ShardID(shard)) })
+		}
+	}
 	x.down[m.id], x.busy[m.id] = cancel, wg
 }
 
@@ -162,6 +260,11 @@ func (x *chaos) crash(m *member) *durable.Crashable {
 			x.mu.Lock()
 			x.dead[m.j] = true // from now on its acknowledgements are nobody's
 			x.mu.Unlock()
+			if f := x.folds[m.id]; f != nil {
+				f.mu.Lock()
+				f.dead = true
+				f.mu.Unlock()
+			}
 			m.ep.end()
 			crashed <- m.disk.Crash(keep, seed)
 		})
@@ -262,6 +365,10 @@ func (x *chaos) settle() {
 	if took := time.Since(healed); took > 10*time.Second {
 		x.t.Fatalf("%v from healing to progress", took)
 	}
+	if x.folds != nil {
+		x.judgeFolds()
+		return
+	}
 	for _, m := range x.members {
 		x.down[m.id]()
 		x.busy[m.id].Wait()
@@ -269,6 +376,77 @@ func (x *chaos) settle() {
 	for shard := range x.members[0].cfg.Shards {
 		x.judge(journal.ShardID(shard))
 	}
+	x.report()
+}
+
+// judgeFolds waits until every node has applied everything that was acknowledged,
+// and compares what they have applied: the running hashes, and entry by entry.
+func (x *chaos) judgeFolds() {
+	defer x.report()
+	for shard := range x.members[0].cfg.Shards {
+		shard := journal.ShardID(shard)
+		x.mu.Lock()
+		order := slices.Clone(x.order[shard])
+		x.mu.Unlock()
+		for _, m := range x.members {
+			f := x.folds[m.id]
+			var entries []byte
+			goal := x.position(order[len(order)-1]).Index
+			x.await(fmt.Sprintf("node %d to apply all of shard %d", m.id, shard), func() bool {
+				f.mu.Lock()
+				defer f.mu.Unlock()
+				entries = f.shard[shard].entries
+				return f.shard[shard].at.Index >= goal
+			})
+			seen := map[uint64]bool{}
+			x.mu.Lock()
+			for ; len(entries) > 0; entries = entries[24:] {
+				n := binary.BigEndian.Uint64(entries)
+				p := journal.Position{Term: journal.Term(binary.BigEndian.Uint64(entries[8:])), Index: journal.Index(binary.BigEndian.Uint64(entries[16:]))}
+				if seen[n] {
+					x.fail("node %d, shard %d: entry %d was applied twice", m.id, shard, n)
+				}
+				if was, ok := x.acked[n]; ok && was != p {
+					x.fail("node %d, shard %d: entry %d is at %+v, acknowledged was %+v", m.id, shard, n, p, was)
+				}
+				seen[n] = true
+			}
+			for _, n := range order {
+				if !seen[n] {
+					x.fail("node %d, shard %d: entry %d was acknowledged and not applied", m.id, shard, n)
+				}
+			}
+			x.mu.Unlock()
+		}
+		// At the same place they have the same hash.
+		marks := map[journal.Position][32]byte{}
+		x.await("the same place", func() bool {
+			marks = map[journal.Position][32]byte{}
+			same := 0
+			for _, f := range x.folds {
+				f.mu.Lock()
+				at := f.shard[shard].at
+				f.mu.Unlock()
+				if h, ok := marks[at.Position]; ok {
+					if same++; h != at.Hash {
+						x.t.Fatalf("shard %d: nodes differ at %+v", shard, at.Position)
+					}
+				}
+				marks[at.Position] = at.Hash
+			}
+			return same == len(x.folds)-1
+		})
+	}
+}
+
+func (x *chaos) position(n uint64) journal.Position {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	return x.acked[n]
+}
+
+// report tells what was found wrong.
+func (x *chaos) report() {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	for _, err := range x.wrong {
@@ -356,18 +534,26 @@ func TestChaos(t *testing.T) {
 	for round := range rounds {
 		t.Run(fmt.Sprint(seed+uint64(round)), func(t *testing.T) {
 			cryptotest.SetGlobalRandom(t, seed+uint64(round))
-			synctest.Test(t, func(t *testing.T) { runChaos(t, seed+uint64(round), steps) })
+			// Every third round trims, so that members need snapshots.
+			synctest.Test(t, func(t *testing.T) { runChaos(t, seed+uint64(round), steps, round%3 == 2) })
 		})
 	}
 }
 
-func runChaos(t *testing.T, seed uint64, steps int) {
+func runChaos(t *testing.T, seed uint64, steps int, trim bool) {
 	x := &chaos{cluster: &cluster{t: t, net: NewNetwork(seed)}, rng: rand.New(rand.NewPCG(seed, 5)),
 		history: history{acked: map[uint64]journal.Position{}, order: map[journal.ShardID][]uint64{}, shard: map[uint64]journal.ShardID{}, reigns: map[reign]NodeID{}},
 		down:    map[NodeID]context.CancelFunc{}, busy: map[NodeID]*sync.WaitGroup{}, dead: map[*Journal]bool{}}
 	voters := []NodeID{1, 2, 3}
 	for _, id := range voters {
 		x.add(id, 2).cfg.Voters = voters
+	}
+	if trim {
+		x.folds = map[NodeID]*folds{}
+		for _, m := range x.members {
+			x.folds[m.id] = &folds{shard: map[journal.ShardID]*fold{0: {}, 1: {}}}
+			m.cfg.Snapshots = x.folds[m.id]
+		}
 	}
 	for _, m := range x.members {
 		x.up(m)
@@ -389,6 +575,11 @@ func runChaos(t *testing.T, seed uint64, steps int) {
 	x.mu.Lock()
 	t.Logf("%d entries proposed, %d acknowledged, %d ownerships, %d parcels sent, %d lost", x.next, len(x.acked), len(x.reigns), sent, lost)
 	x.mu.Unlock()
+	for id, f := range x.folds {
+		f.mu.Lock()
+		t.Logf("node %d took %d snapshots", id, f.taken)
+		f.mu.Unlock()
+	}
 	if t.Failed() {
 		t.Logf("faults: %q", did)
 	}

@@ -253,7 +253,7 @@ func TestPeersRemember(t *testing.T) {
 				// It does not vote: with the leader gone as well, nobody can lead.
 				leader, lease = c.leader(0)
 				mustAppend(t, leader.log(0), lease, "the others go on")
-				c.close(leader)
+				c.kill(leader, 1, 1) // closing would hand over first
 				ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
 				defer cancel()
 				if m, _, err := c.lease(ctx, 0); err == nil {
