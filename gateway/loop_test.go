@@ -22,6 +22,7 @@ import (
 
 	edgev1 "github.com/bongsu-im/bongsu/gen/bongsu/edge/v1"
 	nodev1 "github.com/bongsu-im/bongsu/gen/bongsu/node/v1"
+	"github.com/bongsu-im/bongsu/overload"
 )
 
 // Writing to a peer that is gone is an error and not a signal that ends us.
@@ -483,7 +484,29 @@ func TestOverEpollDeadlineBehindAnother(t *testing.T) {
 	if n := len(w.b.commands(func(c *nodev1.Command) bool { return c.GetSend() != nil })); n != 1 {
 		t.Errorf("%d sends were done", n)
 	}
-	eventually(t, "places come back", func() bool { return w.g.admission.InFlight(1) == 0 })
+	eventually(t, "places come back", func() bool { return w.g.admission.InFlight(overload.Send) == 0 })
+}
+
+// Sends that wait behind another when their socket ends give their places back.
+func TestOverEpollEndsWithSendsWaiting(t *testing.T) {
+	w := newWorld(t, nil)
+	a, b := w.signUp("ada"), w.signUp("bob")
+	room := w.direct(a, b)
+	s := w.open(binaryCodec, a)
+	hold := newGate()
+	defer hold.release()
+	w.b.set(func() { w.b.onDo = func(*nodev1.Command) (*edgev1.Error, error) { <-hold.open; return nil, nil } })
+	for i := range 5 {
+		s.write(&edgev1.ClientFrame{Request: &edgev1.ClientFrame_Send{Send: &edgev1.SendRequest{RoomId: room, ClientId: clientID(i), Text: "x"}}})
+	}
+	eventually(t, "all are admitted", func() bool { return w.g.admission.InFlight(overload.Send) == 5 })
+	_ = s.conn.CloseNow()
+	eventually(t, "the session ends", func() bool { return w.g.Sessions() == 0 })
+	if n := w.g.admission.InFlight(overload.Send); n != 1 {
+		t.Errorf("%d places taken, want that of the one under way", n)
+	}
+	hold.release()
+	eventually(t, "the last place comes back", func() bool { return w.g.admission.InFlight(overload.Send) == 0 })
 }
 
 // Sessions come and go from everywhere at once; nothing is left, and no frame

@@ -190,6 +190,9 @@ func TestParserRefuses(t *testing.T) {
 		"negative length":     {[][]byte{announce(0x82, 0x80, 0, 0, 0, 0, 0, 0, 0)}, ws.StatusProtocolError},
 		"far too long":        {[][]byte{announce(0x82, 0, 0, 1, 0, 0, 0, 0, 0)}, ws.StatusMessageTooBig},
 		"far too many pieces": {many, ws.StatusMessageTooBig},
+		"too long in parts": {[][]byte{
+			masked(ws.OpBinary, false, strings.Repeat("x", maxFrameBytes+5<<20)), masked(ws.OpContinuation, true, strings.Repeat("x", 5<<20)),
+		}, ws.StatusMessageTooBig},
 		// 8 MiB that are thrown away and then as much as a number holds: the sum overflows.
 		"overflowing": {[][]byte{
 			masked(ws.OpBinary, false, strings.Repeat("x", maxFrameBytes+maxDiscardBytes)), announce(0x80, 0x7f, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff),
