@@ -1,14 +1,17 @@
 package raft
 
 import (
+	"bufio"
 	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
+	"crypto/sha256"
 	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"errors"
+	"io"
 	"math/big"
 	"net"
 	"slices"
@@ -271,5 +274,68 @@ func TestTCPRefuses(t *testing.T) {
 	}
 	if _, err := host.Status(context.Background(), 0); err != nil {
 		t.Fatalf("the node that refused them all is not well: %v", err)
+	}
+}
+
+// TestTCPSnapshot: a node joins over TLS behind the trimmed part; and what cannot
+// be served is refused with a reason, never a short stream.
+func TestTCPSnapshot(t *testing.T) {
+	a := newAuthority(t)
+	l1, l2 := listen(t), listen(t)
+	peers := map[NodeID]string{1: l1.Addr().String(), 2: l2.Addr().String()}
+	from, to := &views{}, &views{}
+	one, _ := tcpNode(t, 1, l1, a.config(t, a), peers, func(c *Config) { c.Voters, c.Snapshots = nil, from })
+	lease := mustLease(t, one.Log(0))
+	var last journal.Position
+	for n := range 30 {
+		last = mustAppend(t, one.Log(0), lease, strings.Repeat(string(rune('a'+n%26)), 100_000))
+	}
+	from.apply(t, one.Log(0), last.Index)
+	if err := one.Log(0).Trim(t.Context(), last.Index); err != nil {
+		t.Fatal(err)
+	}
+	two, tr := tcpNode(t, 2, l2, a.config(t, a), peers, func(c *Config) { c.Voters, c.Join, c.Snapshots = nil, true, to })
+	if err := one.AddLearner(t.Context(), 0, 2, 0); err != nil {
+		t.Fatal(err)
+	}
+	c := &cluster{t: t, members: []*member{{id: 1, j: one, cfg: one.cfg}, {id: 2, j: two, cfg: two.cfg}}}
+	c.await("node 2 to have the snapshot", func() bool { return two.Log(0).Last() == last })
+	if to.restores != 1 || to.sum() != from.sum() || to.at != from.at {
+		t.Fatalf("restored %d times to %+v, the original stands at %+v", to.restores, to.at, from.at)
+	}
+	s, err := two.Status(t.Context(), 0)
+	if err != nil || s.Role != RoleLearner || s.Snapshot.From != 1 || s.Snapshot.Bytes != uint64(len(from.records)) {
+		t.Fatalf("status of the new member: %+v, %v", s, err)
+	}
+	r, err := tr.Fetch(t.Context(), 1, 77)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = r.Close() }()
+	var refused *RefusedError
+	if b, err := io.ReadAll(r); !errors.As(err, &refused) || len(b) > 0 {
+		t.Fatalf("a shard that does not exist: %d bytes, %v", len(b), err)
+	}
+}
+
+// TestDownloadIsWhole: a snapshot that ends without its sum, or with another, is
+// not taken for whole.
+func TestDownloadIsWhole(t *testing.T) {
+	chunk := endFrame(append(beginFrame(nil, frameChunk), "half of it"...))
+	for name, tail := range map[string][]byte{
+		"cut":         nil,
+		"another sum": endFrame(append(beginFrame(nil, frameEnd), make([]byte, 40)...)),
+		"a stranger":  endFrame(beginFrame(nil, framePing)),
+	} {
+		client, server := net.Pipe()
+		go func() {
+			_, _ = server.Write(append(append([]byte(nil), chunk...), tail...)) // the reader judges
+			_ = server.Close()
+		}()
+		d := &download{c: client, r: bufio.NewReader(client), sum: sha256.New()}
+		if b, err := io.ReadAll(d); err == nil {
+			t.Errorf("%s: %q is taken for whole", name, b)
+		}
+		_ = client.Close()
 	}
 }
