@@ -72,13 +72,9 @@ func (s *Store) fail(cause error, suspect bool) *FencedError {
 func (s *Store) writeFailed(err error) { s.fail(fmt.Errorf("view store: %w", err), false) }
 
 // readFailed fences over an error of a read: nothing that Pebble could not read
-// back is guessed at.
-func (s *Store) readFailed(err error) error {
-	if f := s.fence.get(); f != nil {
-		return f
-	}
-	return s.fail(err, true)
-}
+// back is guessed at. A store that is fenced already, over a compaction that met
+// the same error perhaps, is marked as damaged all the same.
+func (s *Store) readFailed(err error) error { return s.fail(err, true) }
 
 // listener hears of errors that no call of ours returns.
 func (s *Store) listener() *pebble.EventListener {
