@@ -5,8 +5,9 @@
 // Vocabulary: a Log holds the entries of one shard, numbered by an Index that
 // only grows; entries of one Term were appended by one owner. A node owns a
 // shard while it holds a Lease. Implementations are journal/raft (disk, etcd's
-// raft), journal/memory (tests, with faults on demand) and later
-// journal/postgres; journal/journaltest is the suite each must pass.
+// raft), journal/memory (tests, with faults on demand) and
+// journal/postgres (an operator's own cluster); journal/journaltest is the suite
+// each must pass.
 //
 // What the contract does not do: it knows nothing of what entries mean, keeps no
 // state but the log, and never retries an append on its own.
@@ -108,7 +109,9 @@ type Log interface {
 	SetMark(m Mark)
 
 	// Trim forgets entries up to and including upTo. The caller has made
-	// durable elsewhere all that it still needs of them.
+	// durable elsewhere all that it still needs of them. Where all nodes share
+	// one log, only the owner's Trim does anything, and it forgets for everyone:
+	// upTo is then what the slowest node has applied.
 	Trim(ctx context.Context, upTo Index) error
 }
 

@@ -8,7 +8,6 @@ import (
 
 	nodev1 "github.com/bongsu-im/bongsu/gen/bongsu/node/v1"
 	"github.com/bongsu-im/bongsu/journal"
-	"github.com/bongsu-im/bongsu/journal/raft"
 	"github.com/bongsu-im/bongsu/view"
 )
 
@@ -52,8 +51,12 @@ func Check(ctx context.Context, cfg Config, progress func(what string, done, tot
 	if !Exists(cfg.FS, cfg.Data) {
 		return nil, fmt.Errorf("%s is not a data folder", cfg.Data)
 	}
+	kind, err := journalKind(cfg.Journal)
+	if err != nil {
+		return nil, err
+	}
 	layout := Layout{cfg.Data}
-	identity, release, err := layout.claim(cfg.FS, cfg.Shards)
+	identity, release, err := layout.claim(cfg.FS, cfg.Shards, kind)
 	if err != nil {
 		return nil, err
 	}
@@ -69,9 +72,7 @@ func Check(ctx context.Context, cfg Config, progress func(what string, done, tot
 }
 
 func (r *Report) journal(ctx context.Context, cfg Config, layout Layout, identity identity, progress func(string, int, int)) error {
-	j, err := raft.Open(raft.Config{
-		Dir: layout.Journal(), FS: cfg.FS, Shards: identity.Shards, NodeID: identity.Node, Clock: cfg.Clock, Logger: cfg.Logger,
-	})
+	j, err := openJournal(ctx, cfg, layout, identity, cfg.Logger)
 	if err != nil {
 		r.Damaged = append(r.Damaged, fmt.Errorf("open journal: %w", err))
 		return nil
@@ -126,12 +127,16 @@ func AcceptLoss(ctx context.Context, cfg Config, ask func(missing []string) bool
 	if err := cfg.fill(); err != nil {
 		return 0, err
 	}
-	layout := Layout{cfg.Data}
-	identity, release, err := layout.claim(cfg.FS, cfg.Shards)
+	kind, err := journalKind(cfg.Journal)
 	if err != nil {
 		return 0, err
 	}
-	losses, err := acceptLosses(cfg, layout, identity, ask)
+	layout := Layout{cfg.Data}
+	identity, release, err := layout.claim(cfg.FS, cfg.Shards, kind)
+	if err != nil {
+		return 0, err
+	}
+	losses, err := acceptLosses(ctx, cfg, layout, identity, ask)
 	release()
 	if err != nil || len(losses) == 0 {
 		return 0, err
@@ -147,11 +152,8 @@ func AcceptLoss(ctx context.Context, cfg Config, ask func(missing []string) bool
 	return len(losses), errors.Join(err, core.Close())
 }
 
-func acceptLosses(cfg Config, layout Layout, identity identity, ask func([]string) bool) ([]raft.Loss, error) {
-	open := raft.Config{
-		Dir: layout.Journal(), FS: cfg.FS, Shards: identity.Shards, NodeID: identity.Node, Clock: cfg.Clock, Logger: cfg.Logger,
-	}
-	j, err := raft.Open(open)
+func acceptLosses(ctx context.Context, cfg Config, layout Layout, identity identity, ask func([]string) bool) ([]loss, error) {
+	j, err := openJournal(ctx, cfg, layout, identity, cfg.Logger)
 	if err != nil {
 		return nil, fmt.Errorf("open journal: %w", err)
 	}
@@ -170,13 +172,13 @@ func acceptLosses(cfg Config, layout Layout, identity identity, ask func([]strin
 	if len(lost) == 0 || !ask(lines) {
 		return nil, nil
 	}
-	var losses []raft.Loss
+	var losses []loss
 	for _, e := range lost {
-		loss, err := raft.AcceptLoss(open, e.Shard)
+		given, err := acceptLoss(ctx, cfg, layout, identity, e.Shard)
 		if err != nil {
 			return nil, err
 		}
-		losses = append(losses, loss)
+		losses = append(losses, given)
 	}
 	if _, err := cfg.FS.Stat(layout.View()); err == nil {
 		if _, err := view.SetAside(cfg.FS, layout.View(), cfg.Clock); err != nil {
@@ -187,15 +189,15 @@ func acceptLosses(cfg Config, layout Layout, identity identity, ask func([]strin
 }
 
 // recordLoss writes into the journal what was given up.
-func (c *Core) recordLoss(ctx context.Context, loss raft.Loss) error {
+func (c *Core) recordLoss(ctx context.Context, l loss) error {
 	reply, err := c.Do(ctx, &nodev1.Command{Kind: &nodev1.Command_NoteTailLost{NoteTailLost: &nodev1.NoteTailLost{
-		Shard: uint32(loss.Shard), ProvenTerm: uint64(loss.Proven.Term), ProvenIndex: uint64(loss.Proven.Index), Proof: loss.Proof,
+		Shard: uint32(l.shard), ProvenTerm: uint64(l.proven.Term), ProvenIndex: uint64(l.proven.Index), Proof: l.proof,
 	}}})
 	if err == nil && reply.GetError() != nil {
 		err = refused{reply.GetError()}
 	}
 	if err != nil {
-		return fmt.Errorf("record the loss of shard %d: %w", loss.Shard, err)
+		return fmt.Errorf("record the loss of shard %d: %w", l.shard, err)
 	}
 	return nil
 }

@@ -30,6 +30,9 @@ type Config struct {
 	// Shards is how many the store is made with (default 16); an existing
 	// store keeps its own number.
 	Shards int
+	// Journal is the address of a journal outside the folder, postgres://…;
+	// empty: the built-in one. It is fixed when the store is made.
+	Journal string
 	// ViewCacheMiB is the view's block cache, of which its write buffers (up to
 	// 128 MiB under load) are taken (default 256; at least 64).
 	ViewCacheMiB int
@@ -77,6 +80,9 @@ func (c *Config) fill() error {
 	}
 	if c.Shards < 1 || c.Shards > 256 {
 		return fmt.Errorf("%d shards: want 1 to 256", c.Shards)
+	}
+	if _, err := journalKind(c.Journal); err != nil {
+		return err
 	}
 	if c.ViewCacheMiB == 0 {
 		c.ViewCacheMiB = 256

@@ -14,7 +14,6 @@ import (
 	nodev1 "github.com/bongsu-im/bongsu/gen/bongsu/node/v1"
 	"github.com/bongsu-im/bongsu/internal/durable"
 	"github.com/bongsu-im/bongsu/journal"
-	"github.com/bongsu-im/bongsu/journal/raft"
 	"github.com/bongsu-im/bongsu/shard"
 	"github.com/bongsu-im/bongsu/view"
 )
@@ -27,7 +26,7 @@ type Core struct {
 	identity identity
 	release  func()
 
-	Journal *raft.Journal
+	Journal journalStore
 	View    *view.Store
 	Shards  *shard.Set
 
@@ -44,9 +43,13 @@ func OpenCore(cfg Config, registry prometheus.Registerer) (_ *Core, err error) {
 	if err := cfg.fill(); err != nil {
 		return nil, err
 	}
+	kind, err := journalKind(cfg.Journal)
+	if err != nil {
+		return nil, err
+	}
 	layout := Layout{cfg.Data}
 	c := &Core{config: cfg, failed: make(chan error, 1), end: func() {}}
-	if c.identity, c.release, err = layout.claim(cfg.FS, cfg.Shards); err != nil {
+	if c.identity, c.release, err = layout.claim(cfg.FS, cfg.Shards, kind); err != nil {
 		return nil, err
 	}
 	defer func() {
@@ -54,10 +57,7 @@ func OpenCore(cfg Config, registry prometheus.Registerer) (_ *Core, err error) {
 			err = errors.Join(err, c.Close())
 		}
 	}()
-	c.Journal, err = raft.Open(raft.Config{
-		Dir: layout.Journal(), FS: cfg.FS, Shards: c.identity.Shards, NodeID: c.identity.Node,
-		Clock: cfg.Clock, Logger: cfg.Logger.With("store", "journal"),
-	})
+	c.Journal, err = openJournal(context.Background(), cfg, layout, c.identity, cfg.Logger.With("store", "journal"))
 	if err != nil {
 		return nil, fmt.Errorf("open journal: %w", err)
 	}

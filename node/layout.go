@@ -22,6 +22,8 @@ type identity struct {
 	Cell   uint16 `json:"cell"`
 	Node   uint64 `json:"node"`
 	Shards int    `json:"shards"`
+	// Journal is where the journal is: in the folder if empty.
+	Journal string `json:"journal,omitempty"`
 	// Check is the CRC-32C of the others: a flipped bit in the cell would give
 	// new IDs that belong to someone else.
 	Check uint32 `json:"check"`
@@ -29,7 +31,11 @@ type identity struct {
 
 // sum is the checksum of everything but itself.
 func (i identity) sum() uint32 {
-	return crc32.Checksum(fmt.Appendf(nil, "%d %d %d %d", i.Layout, i.Cell, i.Node, i.Shards), crc32.MakeTable(crc32.Castagnoli))
+	text := fmt.Appendf(nil, "%d %d %d %d", i.Layout, i.Cell, i.Node, i.Shards)
+	if i.Journal != builtIn { // folders of before there was a choice keep their sum
+		text = append(append(text, ' '), i.Journal...)
+	}
+	return crc32.Checksum(text, crc32.MakeTable(crc32.Castagnoli))
 }
 
 // Layout names the places in a data folder.
@@ -37,6 +43,10 @@ type Layout struct{ Dir string }
 
 // Journal is the folder of the journal store; losing it loses messages.
 func (l Layout) Journal() string { return filepath.Join(l.Dir, "journal") }
+
+// PostgresMarks is the folder of what this node knows of a journal on
+// PostgreSQL; losing it loses the proof that a database was set back.
+func (l Layout) PostgresMarks() string { return filepath.Join(l.Dir, "journal-postgres") }
 
 // View is the folder of the view store; it can be deleted and is rebuilt.
 func (l Layout) View() string { return filepath.Join(l.Dir, "view") }
@@ -49,7 +59,7 @@ func (l Layout) lock() string     { return filepath.Join(l.Dir, "LOCK") }
 
 // claim makes the folder if it is missing, locks it against a second process,
 // and reads or writes its identity. release undoes the lock.
-func (l Layout) claim(fs durable.FS, shards int) (id identity, release func(), err error) {
+func (l Layout) claim(fs durable.FS, shards int, kind string) (id identity, release func(), err error) {
 	if err := durable.MkdirAll(fs, l.Dir, 0o700); err != nil {
 		return id, nil, fmt.Errorf("make data folder: %w", err)
 	}
@@ -70,7 +80,7 @@ func (l Layout) claim(fs durable.FS, shards int) (id identity, release func(), e
 			release()
 			return id, nil, fmt.Errorf("data folder %s has a journal but no node.json: restore it rather than begin anew", l.Dir)
 		}
-		id = identity{Layout: layoutVersion, Cell: 0, Node: 1, Shards: shards}
+		id = identity{Layout: layoutVersion, Cell: 0, Node: 1, Shards: shards, Journal: kind}
 		id.Check = id.sum()
 		err = l.write(fs, id)
 	}
@@ -82,6 +92,9 @@ func (l Layout) claim(fs durable.FS, shards int) (id identity, release func(), e
 	}
 	if err == nil && (id.Shards < 1 || id.Shards > 256 || id.Node == 0) {
 		err = fmt.Errorf("%s is damaged: %d shards, node %d", l.identity(), id.Shards, id.Node)
+	}
+	if err == nil {
+		err = id.checkKind(l.Dir, kind)
 	}
 	if err != nil {
 		release()

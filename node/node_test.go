@@ -307,6 +307,7 @@ func TestBadConfigurationIsToldBeforeAnythingStarts(t *testing.T) {
 		"certificate and a k": {Data: "d", CertFile: "x"},
 		"origin":              {Data: "d", Origins: []string{"chat.example.org"}},
 		"shards":              {Data: "d", Shards: 1000},
+		"journal's address":   {Data: "d", Journal: "mysql://root:secret@db"},
 		"view cache":          {Data: "d", ViewCacheMiB: 8},
 		"in use":              {Data: "d", Listen: busy.Addr().String()},
 		"load certificate":    {Data: "d", Listen: "127.0.0.1:0", CertFile: "missing.pem", KeyFile: "missing.pem"},

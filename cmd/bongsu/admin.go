@@ -27,6 +27,7 @@ func quiet() *slog.Logger {
 
 type seedCmd struct {
 	Data     string `help:"Data folder; made if missing, never one that a server uses." default:"data" type:"path"`
+	Journal  string `help:"Address of a journal on PostgreSQL." placeholder:"URL"`
 	Accounts int    `help:"Accounts to make: seed-000001 and on." default:"1000"`
 	Rooms    int    `help:"Rooms to make." default:"500"`
 	Members  int    `help:"Members of each room; 2 makes direct rooms." default:"2"`
@@ -37,7 +38,7 @@ type seedCmd struct {
 }
 
 func (c *seedCmd) Run(ctx context.Context) (err error) {
-	core, err := node.OpenCore(node.Config{Data: c.Data, Logger: quiet()}, nil)
+	core, err := node.OpenCore(node.Config{Data: c.Data, Journal: c.Journal, Logger: quiet()}, nil)
 	if err != nil {
 		return err
 	}
@@ -87,12 +88,13 @@ func (p *progress) end() {
 }
 
 type checkCmd struct {
-	Data string `help:"Data folder of a stopped server." default:"data" type:"existingdir"`
+	Data    string `help:"Data folder of a stopped server." default:"data" type:"existingdir"`
+	Journal string `help:"Address of its journal, if that is on PostgreSQL." placeholder:"URL"`
 }
 
 func (c *checkCmd) Run(ctx context.Context) error {
 	p := progress{start: time.Now()}
-	report, err := node.Check(ctx, node.Config{Data: c.Data, Logger: quiet()}, p.show)
+	report, err := node.Check(ctx, node.Config{Data: c.Data, Journal: c.Journal, Logger: quiet()}, p.show)
 	p.end()
 	if err != nil {
 		return err
@@ -105,8 +107,9 @@ func (c *checkCmd) Run(ctx context.Context) error {
 }
 
 type acceptLossCmd struct {
-	Data string `help:"Data folder of a stopped server." default:"data" type:"existingdir"`
-	Yes  bool   `help:"Do not ask."`
+	Data    string `help:"Data folder of a stopped server." default:"data" type:"existingdir"`
+	Journal string `help:"Address of its journal, if that is on PostgreSQL." placeholder:"URL"`
+	Yes     bool   `help:"Do not ask."`
 }
 
 func (c *acceptLossCmd) Run(ctx context.Context) error {
@@ -125,7 +128,7 @@ func (c *acceptLossCmd) Run(ctx context.Context) error {
 		answer, _ := bufio.NewReader(os.Stdin).ReadString('\n')
 		return strings.TrimSpace(answer) == "yes"
 	}
-	accepted, err := node.AcceptLoss(ctx, node.Config{Data: c.Data, Logger: quiet()}, ask)
+	accepted, err := node.AcceptLoss(ctx, node.Config{Data: c.Data, Journal: c.Journal, Logger: quiet()}, ask)
 	switch {
 	case err != nil:
 		return err

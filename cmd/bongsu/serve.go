@@ -17,6 +17,7 @@ type serveCmd struct {
 	TLSKey       string        `name:"tls-key" help:"Private key of the certificate (PEM)." type:"path" placeholder:"FILE"`
 	Origin       []string      `help:"Web origin that may open sockets beside the page's own, such as https://chat.example.org; may be repeated." placeholder:"URL"`
 	Shards       int           `help:"Number of shards of a new store; an existing one keeps its own." default:"16"`
+	Journal      string        `help:"Journal on a PostgreSQL cluster, postgres://user@host/database, instead of the built-in one; better given by BONGSU_JOURNAL than seen by ps." placeholder:"URL"`
 	ViewCache    int           `name:"view-cache-mib" help:"Memory for reading history and for its write buffers, in MiB; more helps when the store outgrows it." default:"256" placeholder:"MIB"`
 	Echo         bool          `help:"Run the echo friend." default:"true" negatable:""`
 	MetricsToken string        `help:"Bearer token that /metrics demands; open without." placeholder:"TOKEN"`
@@ -35,7 +36,7 @@ func (c *serveCmd) Run(ctx context.Context) error {
 	}
 	n, err := node.New(node.Config{
 		Data: c.Data, Listen: c.Listen, CertFile: c.TLSCert, KeyFile: c.TLSKey,
-		Origins: c.Origin, Shards: c.Shards, ViewCacheMiB: c.ViewCache, Echo: c.Echo, MetricsToken: c.MetricsToken, Debug: c.Debug,
+		Origins: c.Origin, Shards: c.Shards, Journal: c.Journal, ViewCacheMiB: c.ViewCache, Echo: c.Echo, MetricsToken: c.MetricsToken, Debug: c.Debug,
 		Version: version, ScrubEvery: c.ScrubEvery, DrainTimeout: c.DrainTimeout, Logger: slog.New(handler),
 	})
 	if err != nil {

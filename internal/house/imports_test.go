@@ -57,6 +57,7 @@ var mayInTests = map[string][]string{
 var only = map[string][]string{
 	"github.com/cockroachdb/pebble/v2": {"journal/raft", "view", "internal/durable"},
 	"go.etcd.io/raft/v3":               {"journal/raft"},
+	"github.com/jackc/pgx/v5":          {"journal/postgres"},
 }
 
 type pkg struct {

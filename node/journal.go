@@ -1,0 +1,97 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/url"
+
+	"github.com/bongsu-im/bongsu/journal"
+	"github.com/bongsu-im/bongsu/journal/postgres"
+	"github.com/bongsu-im/bongsu/journal/raft"
+)
+
+// Kinds of journals, as node.json names them.
+const (
+	builtIn    = "" // etcd's raft on Pebble, in the data folder
+	onPostgres = "postgres"
+)
+
+// journalStore is what every implementation of the contract offers a node.
+type journalStore interface {
+	journal.Journal
+	// Damage tells what is wrong: *journal.LostTailError for a shard whose end is missing.
+	Damage() []error
+	// ScrubEntries is Scrub that shows each entry as well.
+	ScrubEntries(ctx context.Context, progress func(done uint64), visit func(journal.ShardID, journal.Entry) error) error
+}
+
+// journalKind tells which journal an address means.
+func journalKind(address string) (string, error) {
+	if address == "" {
+		return builtIn, nil
+	}
+	// The address may hold a password: it is never repeated.
+	u, err := url.Parse(address)
+	if err != nil || u.Scheme != "postgres" && u.Scheme != "postgresql" {
+		return "", errors.New("the journal's address is not like postgres://user@host/database")
+	}
+	return onPostgres, nil
+}
+
+func raftConfig(cfg Config, layout Layout, id identity, log *slog.Logger) raft.Config {
+	return raft.Config{Dir: layout.Journal(), FS: cfg.FS, Shards: id.Shards, NodeID: id.Node, Clock: cfg.Clock, Logger: log}
+}
+
+func postgresConfig(cfg Config, layout Layout, id identity, log *slog.Logger) postgres.Config {
+	return postgres.Config{
+		URL: cfg.Journal, Cell: id.Cell, Node: id.Node, Shards: id.Shards,
+		Dir: layout.PostgresMarks(), FS: cfg.FS, Logger: log,
+	}
+}
+
+// openJournal opens the journal that the data folder belongs to.
+func openJournal(ctx context.Context, cfg Config, layout Layout, id identity, log *slog.Logger) (journalStore, error) {
+	if id.Journal == onPostgres {
+		j, err := postgres.Open(ctx, postgresConfig(cfg, layout, id, log))
+		if err != nil {
+			return nil, err
+		}
+		return j, nil
+	}
+	j, err := raft.Open(raftConfig(cfg, layout, id, log))
+	if err != nil {
+		return nil, err
+	}
+	return j, nil
+}
+
+// loss is what accepting one gives up for good.
+type loss struct {
+	shard  journal.ShardID
+	proven journal.Position
+	proof  string
+}
+
+// acceptLoss lets a shard go on from what its journal still has.
+func acceptLoss(ctx context.Context, cfg Config, layout Layout, id identity, shard journal.ShardID) (loss, error) {
+	if id.Journal == onPostgres {
+		l, err := postgres.AcceptLoss(ctx, postgresConfig(cfg, layout, id, cfg.Logger), shard)
+		return loss{l.Shard, l.Proven, l.Proof}, err
+	}
+	l, err := raft.AcceptLoss(raftConfig(cfg, layout, id, cfg.Logger), shard)
+	return loss{l.Shard, l.Proven, l.Proof}, err
+}
+
+// checkKind makes sure that the folder is opened with the journal it belongs to:
+// another one would be an empty history.
+func (i identity) checkKind(dir, kind string) error {
+	switch {
+	case i.Journal == kind:
+		return nil
+	case i.Journal == onPostgres:
+		return fmt.Errorf("data folder %s belongs to a journal on PostgreSQL: give its address with --journal", dir)
+	}
+	return fmt.Errorf("data folder %s has a journal of its own: leave --journal away, or begin with an empty folder", dir)
+}
