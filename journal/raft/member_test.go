@@ -155,6 +155,7 @@ func TestOneChangeAtATime(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := newCluster(t, 3, 1, 1)
 		m, _ := c.leader(0)
+		<-time.After(time.Second) // until it has heard of everybody
 		c.net.Isolate(m.id, 1, 2, 3)
 		first := make(chan error, 1)
 		go func() { first <- m.j.AddLearner(t.Context(), 0, 9, 0) }()
