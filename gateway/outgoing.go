@@ -12,8 +12,8 @@ import (
 const (
 	// maxQueuedEvents and maxQueuedEventBytes bound the events waiting for one
 	// socket; beyond them it lags and reads from the view instead.
-	maxQueuedEvents     = 256
-	maxQueuedEventBytes = 256 << 10
+	maxQueuedEvents     = 1024
+	maxQueuedEventBytes = 512 << 10
 	// writeBatchBytes is how much is gathered into one write.
 	writeBatchBytes = 64 << 10
 )
