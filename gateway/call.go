@@ -115,7 +115,7 @@ func (s *session) lateLocked(now time.Duration) (late []*call) {
 // startReady begins a turn of the wire: it starts the sends whose turn has come.
 func (s *session) startReady() {
 	s.mu.Lock()
-	s.dirty = false
+	s.dirty, s.resting = false, false
 	ready := s.ready
 	s.ready = nil
 	s.mu.Unlock()

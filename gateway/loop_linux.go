@@ -25,6 +25,11 @@ const (
 	loopWrites = 4
 	// loopTick is how exact the sessions' deadlines are.
 	loopTick = 500 * time.Millisecond
+	// After a round with at least loopCrowd writes, sockets that only have
+	// events wait for up to loopRest, so that a busy room's next events share
+	// their write: a write costs more than twenty events.
+	loopCrowd = 16
+	loopRest  = 3 * time.Millisecond
 )
 
 // loops are the goroutines that carry all parked sessions, one for each
@@ -59,6 +64,11 @@ type loop struct {
 	open   int
 	tick   time.Duration // when the slots are looked over next
 	rearm  bool          // the file's deadline is not that of the tick
+
+	resting   []*parked     // have only events, which wait until restUntil
+	rested    []*parked     // the list that resting is exchanged with
+	restUntil time.Duration // no rest before the first crowd
+	writes    int           // in this round
 }
 
 // slot is where an event finds its session. The generation keeps an event that
@@ -79,6 +89,7 @@ type parked struct {
 	interest uint32
 	released bool
 	stuck    bool // the system takes no more; wait until it does
+	resting  bool // it is on the loop's list of that
 	full     bool // more has come than may be read now
 }
 
@@ -244,13 +255,17 @@ func (l *loop) idle() bool {
 // sleep waits for events, a kick or the tick. A kick ends it by the file's
 // deadline: that is a word to Go's scheduler and not a system call.
 func (l *loop) sleep() (n int) {
-	if l.rearm {
+	if l.rearm || len(l.resting) > 0 {
+		next := l.tick
+		if len(l.resting) > 0 {
+			next = min(next, l.restUntil)
+		}
 		until := time.Time{}
-		if l.tick != never {
-			until = l.g.birth.Add(l.tick)
+		if next != never {
+			until = l.g.birth.Add(next)
 		}
 		if err := l.file.SetReadDeadline(until); err == nil {
-			l.rearm = false
+			l.rearm = len(l.resting) > 0 // the next sleep has another deadline
 		}
 	}
 	l.asleep.Store(true)
@@ -331,12 +346,44 @@ func (l *loop) serve(now time.Duration) bool {
 	l.dirty = l.spare[:0]
 	stop := l.stopping && len(list) == 0
 	l.mu.Unlock()
+	l.writes = 0
 	for i, p := range list {
 		l.turn(p, now)
 		list[i] = nil
 	}
 	l.spare = list
+	if len(l.resting) > 0 && now >= l.restUntil {
+		l.serveRested(now)
+	}
+	if l.writes >= loopCrowd {
+		l.restUntil = now + loopRest
+	}
 	return stop
+}
+
+// serveRested gives their turn to those whose rest is over.
+func (l *loop) serveRested(now time.Duration) {
+	list := l.resting
+	l.resting = l.rested[:0]
+	for i, p := range list {
+		p.resting = false
+		l.turn(p, now)
+		list[i] = nil
+	}
+	l.rested = list
+}
+
+// rest puts the session's write off, if it can wait.
+func (p *parked) rest(now time.Duration) bool {
+	if now >= p.l.restUntil || !p.s.onlyEventsLocked() {
+		return false
+	}
+	p.s.dirty, p.s.resting = true, true // more events need not ask
+	if !p.resting {
+		p.resting = true
+		p.l.resting = append(p.l.resting, p)
+	}
+	return true
 }
 
 // turn does all that a session can do now without waiting.
@@ -449,6 +496,9 @@ func (p *parked) flush(now time.Duration) {
 	s := p.s
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if p.rest(now) {
+		return
+	}
 	for turn := 0; ; turn++ {
 		n, size := s.gatherLocked()
 		if n == 0 {
@@ -469,6 +519,7 @@ func (p *parked) flush(now time.Duration) {
 		s.mu.Unlock()
 		wrote, err := write(p.fd, data)
 		s.g.metrics.writes.Inc()
+		p.l.writes++
 		s.mu.Lock()
 		if wrote > 0 {
 			s.advanceLocked(wrote, now)

@@ -117,7 +117,7 @@ func (s *session) offer(p *prepared, decoration bool) {
 		return
 	}
 	s.queue = append(s.queue, outFrame{data, eventFrame})
-	s.kickLocked()
+	s.nudgeLocked()
 }
 
 // greeting queues the answer to hello, and behind it what came meanwhile.
@@ -177,6 +177,13 @@ func (s *session) gatherLocked() (n, size int) {
 		s.closing, s.sealed = nil, true
 	}
 	return n, size - s.sent
+}
+
+// onlyEventsLocked tells whether nothing waits to be written but a few events,
+// for which nobody waits.
+func (s *session) onlyEventsLocked() bool {
+	return len(s.queue) > 0 && s.events == len(s.queue) && s.sent == 0 && s.eventBytes < writeBatchBytes/2 &&
+		!s.havePong && s.closing == nil && s.dropped == 0 && !s.broken
 }
 
 func countAnswers(queue []outFrame) (n int) {

@@ -71,6 +71,7 @@ type session struct {
 
 	mu          sync.Mutex    // guards what follows; a leaf but for a loop's list
 	dirty       bool          // the wire was kicked and has not come yet
+	resting     bool          // it has come and put the write off; it comes again for it
 	helloing    bool          // hello is being answered
 	greeted     bool          // it was, with success
 	hurry       bool          // close without waiting for requests in flight
@@ -532,8 +533,15 @@ func (s *session) abortLocked() {
 
 // kickLocked asks the wire for a turn, unless it has been asked.
 func (s *session) kickLocked() {
-	if !s.dirty && !s.gone {
-		s.dirty = true
+	if (!s.dirty || s.resting) && !s.gone {
+		s.dirty, s.resting = true, false
 		s.wire.kick()
+	}
+}
+
+// nudgeLocked is kickLocked for what may wait for a turn that is coming anyway.
+func (s *session) nudgeLocked() {
+	if !s.dirty {
+		s.kickLocked()
 	}
 }
