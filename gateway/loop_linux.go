@@ -29,7 +29,7 @@ const (
 	// events wait for up to loopRest, so that a busy room's next events share
 	// their write: a write costs more than twenty events.
 	loopCrowd = 16
-	loopRest  = 3 * time.Millisecond
+	loopRest  = 5 * time.Millisecond
 )
 
 // loops are the goroutines that carry all parked sessions, one for each
