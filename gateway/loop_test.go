@@ -49,18 +49,7 @@ func TestStaleEventsReachNobody(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer l.file.Close()
-	admit := func() (*parked, int) {
-		pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_NONBLOCK, 0)
-		if err != nil {
-			t.Fatal(err)
-		}
-		s := w.g.newSession(binaryCodec, "test")
-		p := &parked{l: l, s: s, fd: pair[0], slot: -1}
-		s.wire = p
-		w.g.running.Add(1)
-		l.turn(p, w.g.uptime())
-		return p, pair[1]
-	}
+	admit := func() (*parked, int) { return admitTo(t, l) }
 	first, peer := admit()
 	stale := unix.EpollEvent{Events: unix.EPOLLIN, Fd: int32(first.slot), Pad: l.slots[first.slot].gen}
 	l.release(first)
@@ -86,6 +75,99 @@ func TestStaleEventsReachNobody(t *testing.T) {
 	l.release(second)
 	if l.open != 0 {
 		t.Errorf("%d open", l.open)
+	}
+}
+
+// admitTo gives a loop that nobody runs a session, and the test its other end.
+func admitTo(t *testing.T, l *loop) (*parked, int) {
+	t.Helper()
+	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_NONBLOCK, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := l.g.newSession(binaryCodec, "test")
+	p := &parked{l: l, s: s, fd: pair[0], slot: -1}
+	s.wire = p
+	l.g.running.Add(1)
+	l.turn(p, l.g.uptime())
+	return p, pair[1]
+}
+
+// After a crowd was written to, events wait for a moment and share a write;
+// answers do not wait, and take along what does.
+func TestEventsRestAfterACrowd(t *testing.T) {
+	w := newWorld(t, nil)
+	l, err := newLoop(w.g) // which nobody runs, so that the test says what time it is
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.file.Close()
+	var crowd []*parked
+	var peers []int
+	for range loopCrowd {
+		p, peer := admitTo(t, l)
+		p.s.greeted = true
+		crowd, peers = append(crowd, p), append(peers, peer)
+	}
+	event := newPrepared(&edgev1.Event{Event: &edgev1.Event_Typing{Typing: &edgev1.TypingEvent{RoomId: "r", UserId: "u"}}})
+	frame, err := event.frame(binaryCodec)
+	if err != nil {
+		t.Fatal(err)
+	}
+	tell := func() {
+		for _, p := range crowd {
+			p.s.offer(event, false)
+		}
+	}
+	came := func(n int) (bytes int) {
+		for {
+			got, err := unix.Read(peers[n], l.in)
+			if err != nil || got <= 0 {
+				return bytes
+			}
+			bytes += got
+		}
+	}
+	writes := func() float64 { return w.metric("bongsu_gateway_writes_total") }
+	now := l.g.uptime()
+	before := writes()
+	tell()
+	l.serve(now) // after a quiet time at once
+	for n := range crowd {
+		if got := came(n); got != len(frame) {
+			t.Fatalf("socket %d got %d bytes of the first event", n, got)
+		}
+	}
+	for range 10 { // records of a busy room
+		tell()
+		l.serve(now + loopRest/2)
+	}
+	if got := came(0); got != 0 || writes()-before != loopCrowd {
+		t.Fatalf("%d bytes came before the rest was over, after %v writes", got, writes()-before)
+	}
+	crowd[3].s.answer(&edgev1.ServerFrame{Id: 7}, looseFrame)
+	l.serve(now + loopRest/2)
+	if got := came(3); got <= 10*len(frame) {
+		t.Errorf("an answer waited, or went without what came before it: %d bytes", got)
+	}
+	if l.idle(); len(l.dirty) != 0 {
+		t.Errorf("%d sessions ask again for what waits already", len(l.dirty))
+	}
+	l.serve(now + loopRest)
+	for n := range crowd {
+		if got := came(n); n != 3 && got != 10*len(frame) {
+			t.Errorf("socket %d got %d bytes after the rest, want ten events", n, got)
+		}
+	}
+	if n := writes() - before; n != 2*loopCrowd {
+		t.Errorf("%v writes, want %d: one each at once, one each after the rest", n, 2*loopCrowd)
+	}
+	if len(l.resting) != 0 {
+		t.Errorf("%d sessions still rest", len(l.resting))
+	}
+	for n, p := range crowd {
+		l.release(p)
+		_ = unix.Close(peers[n])
 	}
 }
 
