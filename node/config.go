@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/url"
 	"os"
+	"runtime"
 	"sync"
 	"time"
 
@@ -27,7 +28,8 @@ type Config struct {
 	// Origins are allowed to open sockets beside the page's own, such as
 	// "https://chat.example.org" when TLS ends in front of us.
 	Origins []string
-	// Shards is how many the store is made with (default 16); an existing
+	// Shards is how many the store is made with (default: DefaultShards of this
+	// machine's processors); an existing
 	// store keeps its own number.
 	Shards int
 	// Journal is the address of a journal outside the folder, postgres://…;
@@ -57,6 +59,11 @@ type Config struct {
 	Logger *slog.Logger
 }
 
+// DefaultShards is how many shards a new store gets: two a processor, from 4 to
+// 16 (docs/decisions/0011). Fewer cannot use the machine, more only make smaller
+// batches: each costs a pass through raft and the log of its own.
+func DefaultShards(processors int) int { return min(max(2*processors, 4), 16) }
+
 func (c *Config) fill() error {
 	if c.Data == "" {
 		return errors.New("no data folder given")
@@ -76,7 +83,7 @@ func (c *Config) fill() error {
 		}
 	}
 	if c.Shards == 0 {
-		c.Shards = 16
+		c.Shards = DefaultShards(runtime.NumCPU())
 	}
 	if c.Shards < 1 || c.Shards > 256 {
 		return fmt.Errorf("%d shards: want 1 to 256", c.Shards)

@@ -58,3 +58,11 @@ func TestAFolderKeepsItsJournal(t *testing.T) {
 		release()
 	}
 }
+
+func TestDefaultShards(t *testing.T) {
+	for processors, want := range map[int]int{1: 4, 2: 4, 3: 6, 4: 8, 8: 16, 64: 16} {
+		if got := DefaultShards(processors); got != want {
+			t.Errorf("%d processors: %d shards, want %d", processors, got, want)
+		}
+	}
+}

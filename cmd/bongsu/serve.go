@@ -16,7 +16,7 @@ type serveCmd struct {
 	TLSCert      string        `name:"tls-cert" help:"Certificate chain (PEM); read again when it changes. Without it TLS ends in front." type:"path" placeholder:"FILE"`
 	TLSKey       string        `name:"tls-key" help:"Private key of the certificate (PEM)." type:"path" placeholder:"FILE"`
 	Origin       []string      `help:"Web origin that may open sockets beside the page's own, such as https://chat.example.org; may be repeated." placeholder:"URL"`
-	Shards       int           `help:"Number of shards of a new store; an existing one keeps its own." default:"16"`
+	Shards       int           `help:"Number of shards of a new store, for good; 0 means two a processor, 4 to 16. Give more to a store that will move to larger machines." default:"0"`
 	Journal      string        `help:"Journal on a PostgreSQL cluster, postgres://user@host/database, instead of the built-in one; better given by BONGSU_JOURNAL than seen by ps." placeholder:"URL"`
 	ViewCache    int           `name:"view-cache-mib" help:"Memory for reading history and for its write buffers, in MiB; more helps when the store outgrows it." default:"256" placeholder:"MIB"`
 	Echo         bool          `help:"Run the echo friend." default:"true" negatable:""`
