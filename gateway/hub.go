@@ -21,7 +21,7 @@ const (
 // slices: most have one or two members, and the largest are searched only when
 // someone leaves.
 type hub struct {
-	mu    sync.Mutex // guards what follows, and hubSeat of every session
+	mu    sync.RWMutex // guards what follows, and hubSeat of every session
 	users map[id.ID][]*session
 	rooms map[id.ID][]*session
 	// left remembers who a room's own shard has just said left it. The
@@ -204,6 +204,9 @@ func readIDs(kind id.Kind, list [][]byte) ([]id.ID, error) {
 // and whose device was revoked: newcomers are in the audience, and so are
 // those who leave.
 func (h *hub) apply(f feedItem, now time.Time) (audience, ended []*session) {
+	if len(f.subscribe)+len(f.unsubscribe)+len(f.revoked) == 0 {
+		return h.audience(f), nil // as of every message: shards need not wait for each other
+	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	// An item with an event comes from the room's own shard, which knows best;
@@ -222,11 +225,7 @@ func (h *hub) apply(f feedItem, now time.Time) (audience, ended []*session) {
 		}
 	}
 	if f.hasEvent {
-		from := h.rooms[f.room]
-		if f.room.IsZero() {
-			from = h.users[f.user]
-		}
-		audience = slices.Clone(from)
+		audience = h.audienceLocked(f)
 	}
 	for _, user := range f.unsubscribe {
 		if f.hasEvent {
@@ -249,11 +248,28 @@ func (h *hub) apply(f feedItem, now time.Time) (audience, ended []*session) {
 	return audience, ended
 }
 
+// audience is who hears of an item that changes nothing here.
+func (h *hub) audience(f feedItem) []*session {
+	if !f.hasEvent {
+		return nil
+	}
+	h.mu.RLock()
+	defer h.mu.RUnlock()
+	return h.audienceLocked(f)
+}
+
+func (h *hub) audienceLocked(f feedItem) []*session {
+	if f.room.IsZero() {
+		return slices.Clone(h.users[f.user])
+	}
+	return slices.Clone(h.rooms[f.room])
+}
+
 // othersInRoom returns the sessions in a room but for user's, and whether user
 // has one in it.
 func (h *hub) othersInRoom(room, user id.ID) (others []*session, member bool) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
+	h.mu.RLock()
+	defer h.mu.RUnlock()
 	for _, s := range h.rooms[room] {
 		if s.seat.user == user {
 			member = true
