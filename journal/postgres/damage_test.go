@@ -263,7 +263,17 @@ func TestDamagedMarks(t *testing.T) {
 	s := sharedServer(t)
 	cfg := config(t, s, 2)
 	j, _ := filled(t, cfg)
-	if err := errors.Join(j.SyncMarks(), j.Close()); err != nil {
+	if err := j.SyncMarks(); err != nil {
+		t.Fatal(err)
+	}
+	j.marks.writing.Lock()
+	for range marksFiles { // how often they were written so far is a matter of time
+		if err := j.marks.write(j.marks.saved); err != nil {
+			t.Fatal(err)
+		}
+	}
+	j.marks.writing.Unlock()
+	if err := j.Close(); err != nil {
 		t.Fatal(err)
 	}
 	for i, name := range marksFiles {

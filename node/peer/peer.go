@@ -164,19 +164,20 @@ func (l *link) write() error {
 		}
 		l.mu.Lock()
 		out := l.queue
-		l.queue = spare[:0]
-		l.mu.Unlock()
-		if len(out) == 0 {
+		if len(out) == 0 { // a word that came after what it was about
+			l.mu.Unlock()
 			continue
 		}
+		l.queue, spare = spare[:0], nil // each buffer is in one place only
+		l.mu.Unlock()
 		if err := l.conn.SetWriteDeadline(time.Now().Add(l.times.Silence)); err != nil {
 			return fmt.Errorf("peer: write: %w", err)
 		}
 		if _, err := l.conn.Write(out); err != nil {
 			return fmt.Errorf("peer: write: %w", err)
 		}
-		if spare = out; cap(spare) > 4*gatherBytes {
-			spare = nil // lets go of a burst's memory
+		if cap(out) <= 4*gatherBytes { // else it lets go of a burst's memory
+			spare = out
 		}
 	}
 }

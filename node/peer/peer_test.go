@@ -236,6 +236,43 @@ func TestSilenceEndsALink(t *testing.T) {
 	})
 }
 
+// What is queued while a write is under way must not touch what is being
+// written, also after the writer was woken for nothing.
+func TestWritesDoNotMix(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a, b := net.Pipe()
+		l := newLink(a, Times{}.withDefaults())
+		ended := make(chan struct{})
+		go func() { defer close(ended); l.end(l.write()) }()
+		in, buf := bufio.NewReader(b), []byte(nil)
+		put := func(n uint64) {
+			if err := l.put(&nodev1.PeerFrame{Id: n, Body: &nodev1.PeerFrame_Unknown{Unknown: strings.Repeat(fmt.Sprint(n%10), 100)}}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		take := func(want uint64) {
+			f, err := readFrame(in, &buf)
+			if err != nil || f.GetId() != want || f.GetUnknown() != strings.Repeat(fmt.Sprint(want%10), 100) {
+				t.Fatalf("frame %d came as %v, %v", want, f, err)
+			}
+		}
+		for n := uint64(1); n < 30; n += 3 {
+			put(n)
+			take(n)
+			l.wake <- struct{}{} // for nothing
+			synctest.Wait()
+			put(n + 1)
+			synctest.Wait() // the writer is in the middle of it, as nobody reads
+			put(n + 2)
+			take(n + 1)
+			take(n + 2)
+		}
+		l.end(net.ErrClosed)
+		<-ended
+		_ = b.Close()
+	})
+}
+
 // An idle link lives on pings alone.
 func TestIdleLinkLives(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
