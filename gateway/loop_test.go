@@ -374,6 +374,7 @@ func TestOverEpollSlowSender(t *testing.T) {
 // loses no answer, and one that never reads again is given up.
 func TestOverEpollSlowReader(t *testing.T) {
 	w := newWorld(t, nil)
+	w.g.patience.write = time.Hour // filling the buffers takes a loaded machine longer than a reader gets
 	a, b := w.signUp("ada"), w.signUp("bob")
 	room := w.direct(a, b)
 	slow, fast := w.open(binaryCodec, b), w.open(binaryCodec, a)

@@ -435,6 +435,7 @@ func TestEventsAreEncodedOnce(t *testing.T) {
 // when it has caught up, and loses no answer.
 func TestSlowReaderLags(t *testing.T) {
 	w := newWorld(t, nil)
+	w.g.patience.write = time.Hour // filling the queue takes a loaded machine longer than a reader gets
 	a, b := w.signUp("ada"), w.signUp("bob")
 	room := w.direct(a, b)
 	slow, fast := w.open(binaryCodec, b), w.open(binaryCodec, a)
