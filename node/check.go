@@ -56,7 +56,7 @@ func Check(ctx context.Context, cfg Config, progress func(what string, done, tot
 		return nil, err
 	}
 	layout := Layout{cfg.Data}
-	identity, release, err := layout.claim(cfg.FS, cfg.Shards, kind)
+	identity, release, err := layout.claim(cfg.FS, kind, alone(cfg.Shards, kind))
 	if err != nil {
 		return nil, err
 	}
@@ -72,7 +72,7 @@ func Check(ctx context.Context, cfg Config, progress func(what string, done, tot
 }
 
 func (r *Report) journal(ctx context.Context, cfg Config, layout Layout, identity identity, progress func(string, int, int)) error {
-	j, err := openJournal(ctx, cfg, layout, identity, cfg.Logger)
+	j, err := openJournal(ctx, cfg, layout, identity, nil, cfg.Logger)
 	if err != nil {
 		r.Damaged = append(r.Damaged, fmt.Errorf("open journal: %w", err))
 		return nil
@@ -132,7 +132,7 @@ func AcceptLoss(ctx context.Context, cfg Config, ask func(missing []string) bool
 		return 0, err
 	}
 	layout := Layout{cfg.Data}
-	identity, release, err := layout.claim(cfg.FS, cfg.Shards, kind)
+	identity, release, err := layout.claim(cfg.FS, kind, alone(cfg.Shards, kind))
 	if err != nil {
 		return 0, err
 	}
@@ -141,7 +141,7 @@ func AcceptLoss(ctx context.Context, cfg Config, ask func(missing []string) bool
 	if err != nil || len(losses) == 0 {
 		return 0, err
 	}
-	core, err := OpenCore(cfg, nil)
+	core, err := OpenCore(context.Background(), cfg, nil)
 	if err != nil {
 		return 0, fmt.Errorf("open after accepting the loss: %w", err)
 	}
@@ -153,7 +153,7 @@ func AcceptLoss(ctx context.Context, cfg Config, ask func(missing []string) bool
 }
 
 func acceptLosses(ctx context.Context, cfg Config, layout Layout, identity identity, ask func([]string) bool) ([]loss, error) {
-	j, err := openJournal(ctx, cfg, layout, identity, cfg.Logger)
+	j, err := openJournal(ctx, cfg, layout, identity, nil, cfg.Logger)
 	if err != nil {
 		return nil, fmt.Errorf("open journal: %w", err)
 	}

@@ -35,6 +35,8 @@ type Config struct {
 	// Journal is the address of a journal outside the folder, postgres://…;
 	// empty: the built-in one. It is fixed when the store is made.
 	Journal string
+	// Cluster makes the node one of several; nil: it is alone.
+	Cluster *ClusterConfig
 	// ViewCacheMiB is the view's block cache, of which its write buffers (up to
 	// 128 MiB under load) are taken (default 256; at least 64).
 	ViewCacheMiB int
@@ -91,6 +93,9 @@ func (c *Config) fill() error {
 	if _, err := journalKind(c.Journal); err != nil {
 		return err
 	}
+	if err := c.fillCluster(); err != nil {
+		return err
+	}
 	if c.ViewCacheMiB == 0 {
 		c.ViewCacheMiB = 256
 	}
@@ -114,6 +119,37 @@ func (c *Config) fill() error {
 	}
 	if c.Logger == nil {
 		c.Logger = slog.Default()
+	}
+	return nil
+}
+
+func (c *Config) fillCluster() error {
+	if c.Cluster == nil {
+		return nil
+	}
+	own := *c.Cluster // ours to fill in
+	c.Cluster = &own
+	if c.Journal != "" {
+		return errors.New("a node with a journal on PostgreSQL is alone: the database is what several share")
+	}
+	if own.Certs == "" || own.Listen == "" {
+		return errors.New("a node of a cluster needs both its certificates and a peer address")
+	}
+	for _, a := range append([]string{own.Listen}, own.Join...) {
+		if _, _, err := net.SplitHostPort(a); err != nil {
+			return fmt.Errorf("peer address %q is not HOST:PORT: %w", a, err)
+		}
+	}
+	if own.Address == "" {
+		host, port, _ := net.SplitHostPort(own.Listen)
+		if ip := net.ParseIP(host); host == "" || ip != nil && ip.IsUnspecified() {
+			return errors.New("the peer address is that of every interface: say where others reach it (--peer-address)")
+		}
+		if port != "0" {
+			own.Address = own.Listen
+		}
+	} else if _, _, err := net.SplitHostPort(own.Address); err != nil {
+		return fmt.Errorf("peer address %q is not HOST:PORT: %w", own.Address, err)
 	}
 	return nil
 }

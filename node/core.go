@@ -14,6 +14,7 @@ import (
 	nodev1 "github.com/bongsu-im/bongsu/gen/bongsu/node/v1"
 	"github.com/bongsu-im/bongsu/internal/durable"
 	"github.com/bongsu-im/bongsu/journal"
+	"github.com/bongsu-im/bongsu/journal/raft"
 	"github.com/bongsu-im/bongsu/shard"
 	"github.com/bongsu-im/bongsu/view"
 )
@@ -32,14 +33,18 @@ type Core struct {
 
 	feed atomic.Pointer[func([]*nodev1.FeedItem)]
 
+	cluster *cluster // nil: this node is alone
+	router  *router  // likewise
+
 	end     context.CancelFunc
 	running sync.WaitGroup
 	failed  chan error // the first error of what runs
 }
 
 // OpenCore opens the stores and starts the shards; Ready tells when they
-// serve. A damaged view is set aside and made again from the journal.
-func OpenCore(cfg Config, registry prometheus.Registerer) (_ *Core, err error) {
+// serve. A damaged view is set aside and made again from the journal. A new
+// folder that is to join a cluster waits until it is let in, or ctx ends.
+func OpenCore(ctx context.Context, cfg Config, registry prometheus.Registerer) (_ *Core, err error) {
 	if err := cfg.fill(); err != nil {
 		return nil, err
 	}
@@ -48,18 +53,44 @@ func OpenCore(cfg Config, registry prometheus.Registerer) (_ *Core, err error) {
 		return nil, err
 	}
 	layout := Layout{cfg.Data}
-	c := &Core{config: cfg, failed: make(chan error, 1), end: func() {}}
-	if c.identity, c.release, err = layout.claim(cfg.FS, cfg.Shards, kind); err != nil {
-		return nil, err
-	}
+	c := &Core{config: cfg, failed: make(chan error, 1), end: func() {}, release: func() {}}
+	running, cancel := context.WithCancel(context.Background())
+	c.end = cancel
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, c.Close())
 		}
 	}()
-	c.Journal, err = openJournal(context.Background(), cfg, layout, c.identity, cfg.Logger.With("store", "journal"))
+	first := alone(cfg.Shards, kind)
+	if cfg.Cluster != nil {
+		if err := durable.MkdirAll(cfg.FS, layout.Dir, 0o700); err != nil {
+			return nil, fmt.Errorf("make data folder: %w", err)
+		}
+		if c.cluster, err = openCluster(cfg, layout); err != nil {
+			return nil, err
+		}
+		if len(c.cluster.doors()) > 0 {
+			first = func() (identity, error) { return c.cluster.join(ctx, cfg, layout) }
+		}
+	}
+	if c.identity, c.release, err = layout.claim(cfg.FS, kind, first); err != nil {
+		return nil, err
+	}
+	if c.cluster != nil {
+		c.cluster.self = c.identity.Node
+		if err := c.cluster.announce(); err != nil {
+			return nil, err
+		}
+		c.cluster.listen(running)
+	}
+	c.Journal, err = openJournal(ctx, cfg, layout, c.identity, c.cluster, cfg.Logger.With("store", "journal"))
 	if err != nil {
 		return nil, fmt.Errorf("open journal: %w", err)
+	}
+	if c.cluster == nil {
+		if err := mustBeAlone(ctx, c.Journal, layout.Dir); err != nil {
+			return nil, err
+		}
 	}
 	for _, lost := range c.Lost() {
 		cfg.Logger.Error("journal damaged; this shard is not served", "error", lost,
@@ -68,20 +99,54 @@ func OpenCore(cfg Config, registry prometheus.Registerer) (_ *Core, err error) {
 	if c.View, err = c.openView(layout.View()); err != nil {
 		return nil, err
 	}
-	c.Shards, err = shard.New(shard.Config{
+	sc := shard.Config{
 		Journal: c.Journal, View: c.View, Shards: c.identity.Shards, Clock: cfg.Clock,
 		Feed: c.publish, Logger: cfg.Logger, Registerer: registry,
-	})
-	if err != nil {
+	}
+	if c.cluster != nil {
+		c.joinShards(&sc)
+	}
+	if c.Shards, err = shard.New(sc); err != nil {
 		return nil, fmt.Errorf("make shards: %w", err)
 	}
-	ctx, cancel := context.WithCancel(context.Background())
-	c.end = cancel
-	c.start(ctx, "view", c.View.Run)
-	c.start(ctx, "shards", c.Shards.Run)
-	c.start(ctx, "scrub", c.scrub)
+	c.start(running, "view", c.View.Run)
+	c.start(running, "shards", c.Shards.Run)
+	c.start(running, "scrub", c.scrub)
+	c.start(running, "stores", c.watchStores)
+	if c.cluster != nil {
+		c.router.local = c.Shards
+		c.cluster.start(c, c.Journal.(*raft.Journal))
+	}
 	return c, nil
 }
+
+// joinShards has the shards ask other nodes for what is not theirs.
+func (c *Core) joinShards(sc *shard.Config) {
+	j, cl := c.Journal.(*raft.Journal), c.cluster
+	cl.journal = j
+	c.router = newRouter(c.identity.Shards, cl.self, cl.leader, func(node uint64) remoteNode {
+		if l := cl.link(node); l != nil {
+			return l
+		}
+		return nil
+	}, func() (nodes []uint64) {
+		for _, m := range cl.roster.Members() {
+			nodes = append(nodes, m.GetId())
+		}
+		return nodes
+	})
+	sc.Do = c.router.doAgain
+	sc.Elsewhere = cl.elsewhere
+	sc.LeaseEnded = func(n int, lease journal.Lease) <-chan struct{} { return j.LeaseEnded(journal.ShardID(n), lease) }
+	sc.Fresh = func(n int) bool { return cl.leader(n) != 0 }
+	// Another node is found sooner than the lease comes back.
+	sc.LeaseGrace, sc.QueryWait = clusterGrace, clusterQueryWait
+}
+
+const (
+	clusterGrace     = 50 * time.Millisecond
+	clusterQueryWait = 300 * time.Millisecond
+)
 
 // Lost are the shards whose journal lacks its end; they are not served.
 func (c *Core) Lost() (lost []*journal.LostTailError) {
@@ -146,21 +211,39 @@ func (c *Core) Failed() <-chan error { return c.failed }
 
 // Do implements gateway.Backend.
 func (c *Core) Do(ctx context.Context, cmd *nodev1.Command) (*nodev1.Reply, error) {
+	if c.router != nil {
+		return c.router.Do(ctx, cmd)
+	}
 	return c.Shards.Do(ctx, cmd)
 }
 
 // Begin implements gateway.Backend.
 func (c *Core) Begin(cmd *nodev1.Command, deadline time.Time, done func(*nodev1.Reply, error)) {
+	if c.router != nil {
+		c.router.Begin(cmd, deadline, done)
+		return
+	}
 	c.Shards.Begin(cmd, deadline, done)
 }
 
 // Query implements gateway.Backend.
 func (c *Core) Query(ctx context.Context, q *nodev1.Query) (*nodev1.QueryReply, error) {
+	if c.router != nil {
+		return c.router.Query(ctx, q)
+	}
 	return c.Shards.Query(ctx, q)
 }
 
 // Ready implements gateway.Backend.
 func (c *Core) Ready() error { return c.Shards.Ready() }
+
+// Leave gives the shards that this node leads to others, before a planned stop;
+// it does nothing where there are none.
+func (c *Core) Leave(ctx context.Context) {
+	if c.cluster != nil {
+		c.cluster.leave(ctx)
+	}
+}
 
 // AwaitReady waits until every shard serves.
 func (c *Core) AwaitReady(ctx context.Context) error {
@@ -188,6 +271,9 @@ func (c *Core) AwaitReady(ctx context.Context) error {
 func (c *Core) Close() error {
 	c.end()
 	c.running.Wait()
+	if c.cluster != nil {
+		defer c.cluster.close()
+	}
 	var errs []error
 	if c.View != nil {
 		errs = append(errs, c.View.Close())

@@ -20,6 +20,8 @@ import (
 const (
 	echoLogin = "echo"
 	echoName  = "메아리"
+	// echoKeyFile in the keys' folder holds the password.
+	echoKeyFile = "echo"
 )
 
 // echoFriend is the account of the echo friend.
@@ -83,7 +85,7 @@ func (n *Node) signUpEcho(ctx context.Context, core *Core, password string) (*ec
 
 // echoPassword reads the password from the keys' folder, or makes it.
 func (n *Node) echoPassword() (string, error) {
-	name := filepath.Join(Layout{n.cfg.Data}.Keys(), "echo")
+	name := filepath.Join(Layout{n.cfg.Data}.Keys(), echoKeyFile)
 	b, err := durable.ReadFile(n.cfg.FS, name)
 	if err == nil || !errors.Is(err, os.ErrNotExist) {
 		return string(b), err
@@ -94,6 +96,47 @@ func (n *Node) echoPassword() (string, error) {
 	}
 	password := base64.RawURLEncoding.EncodeToString(random[:])
 	return password, durable.WriteFile(n.cfg.FS, name, []byte(password), 0o600)
+}
+
+// echoLook is how often a node of several looks whether the echo friend is its own.
+const echoLook = 500 * time.Millisecond
+
+// keepEcho runs the echo friend on one node of a cluster: the one that owns his
+// account's shard. For a moment two may answer; that is two echoes of one call.
+func (n *Node) keepEcho(ctx context.Context, core *Core, friend *echoFriend) {
+	if core.cluster == nil {
+		n.runEcho(ctx, friend)
+		return
+	}
+	shard := friend.user.Partition().Shard(core.identity.Shards)
+	tick := time.NewTicker(echoLook)
+	defer tick.Stop()
+	for {
+		if core.Shards.Owns(shard) {
+			n.echoWhile(ctx, friend, tick.C, func() bool { return core.Shards.Owns(shard) })
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// echoWhile runs the echo friend until ctx ends or ours, asked at each tick, is
+// false.
+func (n *Node) echoWhile(ctx context.Context, friend *echoFriend, tick <-chan time.Time, ours func() bool) {
+	ctx, cancel := context.WithCancel(ctx)
+	ended := make(chan struct{})
+	go func() { defer close(ended); n.runEcho(ctx, friend) }()
+	for ctx.Err() == nil && ours() {
+		select {
+		case <-tick:
+		case <-ctx.Done():
+		}
+	}
+	cancel()
+	<-ended
 }
 
 // runEcho keeps the echo friend alive: it is a guest of the process, so what

@@ -2,6 +2,7 @@ package node
 
 import (
 	"context"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -40,8 +41,16 @@ func journalKind(address string) (string, error) {
 	return onPostgres, nil
 }
 
-func raftConfig(cfg Config, layout Layout, id identity, log *slog.Logger) raft.Config {
-	return raft.Config{Dir: layout.Journal(), FS: cfg.FS, Shards: id.Shards, NodeID: id.Node, Clock: cfg.Clock, Logger: log}
+func raftConfig(cfg Config, layout Layout, id identity, log *slog.Logger) (raft.Config, error) {
+	c := raft.Config{Dir: layout.Journal(), FS: cfg.FS, Shards: id.Shards, NodeID: id.Node, Clock: cfg.Clock, Random: cfg.Random, Logger: log}
+	if id.Cluster != "" {
+		b, err := hex.DecodeString(id.Cluster)
+		if err != nil || len(b) != len(c.Cluster) {
+			return c, fmt.Errorf("%s is damaged: cluster %q", layout.identity(), id.Cluster)
+		}
+		c.Cluster, c.Join = raft.ClusterID(b), true
+	}
+	return c, nil
 }
 
 func postgresConfig(cfg Config, layout Layout, id identity, log *slog.Logger) postgres.Config {
@@ -51,8 +60,9 @@ func postgresConfig(cfg Config, layout Layout, id identity, log *slog.Logger) po
 	}
 }
 
-// openJournal opens the journal that the data folder belongs to.
-func openJournal(ctx context.Context, cfg Config, layout Layout, id identity, log *slog.Logger) (journalStore, error) {
+// openJournal opens the journal that the data folder belongs to. c, if the node
+// is one of several, gives it a transport.
+func openJournal(ctx context.Context, cfg Config, layout Layout, id identity, c *cluster, log *slog.Logger) (journalStore, error) {
 	if id.Journal == onPostgres {
 		j, err := postgres.Open(ctx, postgresConfig(cfg, layout, id, log))
 		if err != nil {
@@ -60,7 +70,17 @@ func openJournal(ctx context.Context, cfg Config, layout Layout, id identity, lo
 		}
 		return j, nil
 	}
-	j, err := raft.Open(raftConfig(cfg, layout, id, log))
+	rc, err := raftConfig(cfg, layout, id, log)
+	if err != nil {
+		return nil, err
+	}
+	if c != nil {
+		if c.transport, err = c.transportFor(); err != nil {
+			return nil, err
+		}
+		rc.Transport = c.transport
+	}
+	j, err := raft.Open(rc)
 	if err != nil {
 		return nil, err
 	}
@@ -80,7 +100,11 @@ func acceptLoss(ctx context.Context, cfg Config, layout Layout, id identity, sha
 		l, err := postgres.AcceptLoss(ctx, postgresConfig(cfg, layout, id, cfg.Logger), shard)
 		return loss{l.Shard, l.Proven, l.Proof}, err
 	}
-	l, err := raft.AcceptLoss(raftConfig(cfg, layout, id, cfg.Logger), shard)
+	rc, err := raftConfig(cfg, layout, id, cfg.Logger)
+	if err != nil {
+		return loss{}, err
+	}
+	l, err := raft.AcceptLoss(rc, shard)
 	return loss{l.Shard, l.Proven, l.Proof}, err
 }
 
@@ -94,4 +118,21 @@ func (i identity) checkKind(dir, kind string) error {
 		return fmt.Errorf("data folder %s belongs to a journal on PostgreSQL: give its address with --journal", dir)
 	}
 	return fmt.Errorf("data folder %s has a journal of its own: leave --journal away, or begin with an empty folder", dir)
+}
+
+// mustBeAlone refuses to serve a member of a cluster as if there were nobody
+// else: it would wait for the others for ever.
+func mustBeAlone(ctx context.Context, j journalStore, dir string) error {
+	r, ok := j.(*raft.Journal)
+	if !ok {
+		return nil
+	}
+	st, err := r.Status(ctx, 0)
+	if err != nil {
+		return fmt.Errorf("look who else is in the cluster: %w", err)
+	}
+	if len(st.Members) != 1 {
+		return fmt.Errorf("data folder %s belongs to a node of a cluster: start it with --certs and --peer-listen", dir)
+	}
+	return nil
 }

@@ -24,6 +24,10 @@ type identity struct {
 	Shards int    `json:"shards"`
 	// Journal is where the journal is: in the folder if empty.
 	Journal string `json:"journal,omitempty"`
+	// Cluster is whose member this folder was made to be; empty if it began one.
+	Cluster string `json:"cluster,omitempty"`
+	// Replaces is the member whose place this one takes; 0 if none.
+	Replaces uint64 `json:"replaces,omitempty"`
 	// Check is the CRC-32C of the others: a flipped bit in the cell would give
 	// new IDs that belong to someone else.
 	Check uint32 `json:"check"`
@@ -35,8 +39,20 @@ func (i identity) sum() uint32 {
 	if i.Journal != builtIn { // folders of before there was a choice keep their sum
 		text = append(append(text, ' '), i.Journal...)
 	}
+	if i.Cluster != "" {
+		text = fmt.Appendf(text, " cluster %s %d", i.Cluster, i.Replaces)
+	}
 	return crc32.Checksum(text, crc32.MakeTable(crc32.Castagnoli))
 }
+
+// identityError: node.json is not what was written.
+type identityError struct {
+	file  string
+	cause error
+}
+
+func (e *identityError) Error() string { return fmt.Sprintf("%s is damaged: %v", e.file, e.cause) }
+func (e *identityError) Unwrap() error { return e.cause }
 
 // Layout names the places in a data folder.
 type Layout struct{ Dir string }
@@ -54,12 +70,24 @@ func (l Layout) View() string { return filepath.Join(l.Dir, "view") }
 // Keys is the folder of the keys that sign tokens.
 func (l Layout) Keys() string { return filepath.Join(l.Dir, "keys") }
 
+// Roster is the file of who else is in the cluster; it is learned again from
+// any node.
+func (l Layout) Roster() string { return filepath.Join(l.Dir, "roster") }
+
 func (l Layout) identity() string { return filepath.Join(l.Dir, "node.json") }
 func (l Layout) lock() string     { return filepath.Join(l.Dir, "LOCK") }
 
+// alone is the identity of a new folder that is the beginning of a cluster.
+func alone(shards int, kind string) func() (identity, error) {
+	return func() (identity, error) {
+		return identity{Layout: layoutVersion, Cell: 0, Node: 1, Shards: shards, Journal: kind}, nil
+	}
+}
+
 // claim makes the folder if it is missing, locks it against a second process,
-// and reads or writes its identity. release undoes the lock.
-func (l Layout) claim(fs durable.FS, shards int, kind string) (id identity, release func(), err error) {
+// and reads its identity, or writes the one that first draws for a new folder.
+// release undoes the lock.
+func (l Layout) claim(fs durable.FS, kind string, first func() (identity, error)) (id identity, release func(), err error) {
 	if err := durable.MkdirAll(fs, l.Dir, 0o700); err != nil {
 		return id, nil, fmt.Errorf("make data folder: %w", err)
 	}
@@ -78,20 +106,21 @@ func (l Layout) claim(fs durable.FS, shards int, kind string) (id identity, rele
 	if errors.Is(err, os.ErrNotExist) {
 		if _, statErr := fs.Stat(l.Journal()); statErr == nil {
 			release()
-			return id, nil, fmt.Errorf("data folder %s has a journal but no node.json: restore it rather than begin anew", l.Dir)
+			return id, nil, &identityError{l.identity(), errors.New("it is missing and there is a journal: restore it rather than begin anew")}
 		}
-		id = identity{Layout: layoutVersion, Cell: 0, Node: 1, Shards: shards, Journal: kind}
-		id.Check = id.sum()
-		err = l.write(fs, id)
+		if id, err = first(); err == nil {
+			id.Check = id.sum()
+			err = l.write(fs, id)
+		}
 	}
 	if err == nil && id.Layout != layoutVersion {
 		err = fmt.Errorf("data folder %s has layout %d, this release knows %d", l.Dir, id.Layout, layoutVersion)
 	}
 	if err == nil && id.Check != id.sum() {
-		err = fmt.Errorf("%s is damaged: its checksum does not agree", l.identity())
+		err = &identityError{l.identity(), errors.New("its checksum does not agree")}
 	}
 	if err == nil && (id.Shards < 1 || id.Shards > 256 || id.Node == 0) {
-		err = fmt.Errorf("%s is damaged: %d shards, node %d", l.identity(), id.Shards, id.Node)
+		err = &identityError{l.identity(), fmt.Errorf("%d shards, node %d", id.Shards, id.Node)}
 	}
 	if err == nil {
 		err = id.checkKind(l.Dir, kind)
@@ -111,7 +140,7 @@ func (l Layout) read(fs durable.FS) (id identity, err error) {
 	decoder := json.NewDecoder(bytes.NewReader(b))
 	decoder.DisallowUnknownFields() // a flipped bit in a name is damage, not a new field
 	if err := decoder.Decode(&id); err != nil {
-		return id, fmt.Errorf("%s is damaged: %w", l.identity(), err)
+		return id, &identityError{l.identity(), err}
 	}
 	return id, nil
 }

@@ -12,7 +12,7 @@ import (
 func TestEveryFlippedBitOfTheIdentityIsNoticed(t *testing.T) {
 	fs := durable.NewCrashable()
 	l := Layout{"data"}
-	want, release, err := l.claim(fs, 16, builtIn)
+	want, release, err := l.claim(fs, builtIn, alone(16, builtIn))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -27,7 +27,7 @@ func TestEveryFlippedBitOfTheIdentityIsNoticed(t *testing.T) {
 		if err := durable.WriteFile(fs, l.identity(), flipped, 0o600); err != nil {
 			t.Fatal(err)
 		}
-		if got, release, err := l.claim(fs, 16, builtIn); err == nil {
+		if got, release, err := l.claim(fs, builtIn, alone(16, builtIn)); err == nil {
 			release()
 			if got != want {
 				t.Errorf("bit %d: %q was taken for %+v", bit, flipped, got)
@@ -42,15 +42,15 @@ func TestAFolderKeepsItsJournal(t *testing.T) {
 	for made, other := range map[string]string{builtIn: onPostgres, onPostgres: builtIn} {
 		fs := durable.NewCrashable()
 		l := Layout{"data"}
-		id, release, err := l.claim(fs, 16, made)
+		id, release, err := l.claim(fs, made, alone(16, made))
 		if err != nil || id.Journal != made {
 			t.Fatalf("made with %q: %+v, %v", made, id, err)
 		}
 		release()
-		if _, _, err := l.claim(fs, 16, other); err == nil || !strings.Contains(err.Error(), "--journal") {
+		if _, _, err := l.claim(fs, other, alone(16, other)); err == nil || !strings.Contains(err.Error(), "--journal") {
 			t.Errorf("made with %q, opened with %q: %v", made, other, err)
 		}
-		again, release, err := l.claim(fs, 16, made)
+		again, release, err := l.claim(fs, made, alone(16, made))
 		if err != nil || again != id {
 			t.Errorf("opened again: %+v, %v", again, err)
 			continue

@@ -33,12 +33,12 @@ import (
 // Node is one machine's process. Make it with New, run it once.
 type Node struct {
 	cfg      Config
-	registry *prometheus.Registry
 	listener net.Listener
 	tls      bool
 	// insideURL is where services of this process reach the door.
 	insideURL string
 	serving   chan struct{}
+	first     sync.Once // closes it
 	// door answers requests; until the stores are open it says so.
 	door atomic.Pointer[http.Handler]
 }
@@ -53,8 +53,7 @@ func New(cfg Config) (*Node, error) {
 	if err := cfg.fill(); err != nil {
 		return nil, err
 	}
-	n := &Node{cfg: cfg, registry: prometheus.NewRegistry(), serving: make(chan struct{})}
-	n.registry.MustRegister(collectors.NewGoCollector(collectors.WithGoCollectorRuntimeMetrics(gcPauses)), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	n := &Node{cfg: cfg, serving: make(chan struct{})}
 	l, err := net.Listen("tcp", cfg.Listen)
 	if err != nil {
 		return nil, fmt.Errorf("take the address: %w", err)
@@ -104,7 +103,6 @@ func (n *Node) Serving() <-chan struct{} { return n.serving }
 
 // Run serves until ctx ends (then it drains and returns nil) or a part fails.
 func (n *Node) Run(ctx context.Context) (err error) {
-	started := n.cfg.Clock.Now()
 	server := gateway.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		(*n.door.Load()).ServeHTTP(w, r)
 	}), n.cfg.Logger)
@@ -133,12 +131,38 @@ func (n *Node) Run(ctx context.Context) (err error) {
 	if inside != nil {
 		running.Go(func() { _ = server.Serve(inside) }) // ends with the public one
 	}
-
-	core, err := OpenCore(n.cfg, n.registry)
-	if err != nil {
-		return err
+	if n.cfg.Cluster != nil && n.cfg.Cluster.URL == "" {
+		n.cfg.Cluster.URL = n.URL()
 	}
-	defer func() { err = errors.Join(err, core.Close()) }()
+	for m := (mending{}); ; {
+		err := n.serve(ctx, server, failed)
+		if err == nil || ctx.Err() != nil {
+			return ignoreEnd(ctx, err)
+		}
+		if err := n.mend(err, &m); err != nil {
+			return err
+		}
+		if wait(ctx, m.pause) != nil {
+			return nil
+		}
+	}
+}
+
+// serve opens the stores and serves until ctx ends, or something fails.
+func (n *Node) serve(ctx context.Context, server *http.Server, failed <-chan error) (err error) {
+	started := n.cfg.Clock.Now()
+	opening := http.Handler(http.HandlerFunc(answerOpening))
+	n.door.Store(&opening)
+	registry := prometheus.NewRegistry()
+	registry.MustRegister(collectors.NewGoCollector(collectors.WithGoCollectorRuntimeMetrics(gcPauses)), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	core, err := OpenCore(ctx, n.cfg, registry)
+	if err != nil {
+		return ignoreEnd(ctx, err)
+	}
+	defer func() {
+		n.door.Store(&opening)
+		err = errors.Join(err, core.Close())
+	}()
 	if err := n.awaitServable(ctx, core); err != nil {
 		return ignoreEnd(ctx, err)
 	}
@@ -150,19 +174,23 @@ func (n *Node) Run(ctx context.Context) (err error) {
 	if err != nil {
 		return ignoreEnd(ctx, err)
 	}
-	door, err := n.openDoor(core, keys, friend)
+	door, err := n.openDoor(core, registry, keys, friend)
 	if err != nil {
 		return err
 	}
 	defer door.Close()
 	n.cfg.Logger.Info("serving", "url", n.URL(), "shards", core.identity.Shards, "version", n.cfg.Version,
 		"opened_in", n.cfg.Clock.Now().Sub(started).Round(time.Millisecond))
-	close(n.serving)
+	n.first.Do(func() { close(n.serving) })
 
 	if friend != nil {
+		var echoing sync.WaitGroup
 		echoCtx, stopEcho := context.WithCancel(ctx)
-		defer stopEcho()
-		running.Go(func() { n.runEcho(echoCtx, friend) })
+		defer func() {
+			stopEcho()
+			echoing.Wait()
+		}()
+		echoing.Go(func() { n.keepEcho(echoCtx, core, friend) })
 	}
 	select {
 	case <-ctx.Done():
@@ -172,8 +200,12 @@ func (n *Node) Run(ctx context.Context) (err error) {
 	n.cfg.Logger.Info("draining", "for_at_most", n.cfg.DrainTimeout)
 	drainCtx, cancel := context.WithTimeout(context.Background(), n.cfg.DrainTimeout)
 	defer cancel()
+	core.Leave(drainCtx)
 	if drainErr := door.Drain(drainCtx, min(n.cfg.DrainTimeout/2, time.Second)); drainErr != nil {
 		n.cfg.Logger.Warn("some sessions were still there when the time was up", "error", drainErr)
+	}
+	if ctx.Err() == nil {
+		return err // it may be opened again, behind the same door
 	}
 	if shutdownErr := server.Shutdown(drainCtx); shutdownErr != nil && !errors.Is(shutdownErr, context.DeadlineExceeded) {
 		err = errors.Join(err, shutdownErr)
@@ -190,7 +222,7 @@ func (n *Node) awaitServable(ctx context.Context, core *Core) error {
 	return core.AwaitReady(ctx)
 }
 
-func (n *Node) openDoor(core *Core, keys *auth.Ring, friend *echoFriend) (*gateway.Gateway, error) {
+func (n *Node) openDoor(core *Core, registry *prometheus.Registry, keys *auth.Ring, friend *echoFriend) (*gateway.Gateway, error) {
 	var welcome []id.ID
 	if friend != nil {
 		welcome = []id.ID{friend.user}
@@ -198,7 +230,7 @@ func (n *Node) openDoor(core *Core, keys *auth.Ring, friend *echoFriend) (*gatew
 	door, err := gateway.New(gateway.Config{
 		Backend: core, Keys: keys, Clock: n.cfg.Clock, Random: n.cfg.Random, Logger: n.cfg.Logger,
 		Cell: core.identity.Cell, Version: n.cfg.Version, WelcomeFriends: welcome,
-		Registerer: n.registry, Gatherer: n.registry, MetricsToken: n.cfg.MetricsToken,
+		Registerer: registry, Gatherer: registry, MetricsToken: n.cfg.MetricsToken,
 		Web: gateway.Static(web.Files()), Origins: n.cfg.Origins,
 	})
 	if err != nil {

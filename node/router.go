@@ -3,22 +3,34 @@ package node
 import (
 	"context"
 	"errors"
+	"sync"
 	"time"
 
+	"github.com/bongsu-im/bongsu/chat"
 	edgev1 "github.com/bongsu-im/bongsu/gen/bongsu/edge/v1"
 	nodev1 "github.com/bongsu-im/bongsu/gen/bongsu/node/v1"
 )
 
 // router sends each command to the node that owns its shard, and answers
-// queries here where this node knows enough. It retries nothing: the gateway
-// does, within the sender's deadline, and asks again who owns.
+// queries here where this node knows enough. It retries nothing but what shards
+// ask of each other: the gateway does, within the sender's deadline, and asks
+// again who owns.
+//
+// What a replica that does not own may answer: it is right about what was, and
+// may not know of the last moment. So a node never shows less than what it has
+// itself acknowledged (floors), clients carry the positions they know to other
+// nodes, and a no (not found, not permitted, no such session) is asked of the
+// owner before it is given.
 type router struct {
 	local  localShards
 	shards int
-	// leader tells which node owns a shard as far as is known here; "" for nobody.
-	leader func(shard int) string
-	self   string
-	peers  map[string]remoteNode // by name; without this node
+	self   uint64
+	leader func(shard int) uint64       // 0: none known
+	node   func(node uint64) remoteNode // nil: no such node, or this one
+	nodes  func() []uint64              // all of them
+
+	mu     sync.Mutex         // guards floors
+	floors []*edgev1.Position // by shard: the last position acknowledged through this node
 }
 
 // localShards is the part of shard.Set that a router needs.
@@ -32,8 +44,13 @@ type localShards interface {
 
 // remoteNode is peer.Client as a router needs it.
 type remoteNode interface {
+	Linked() bool
 	Begin(cmd *nodev1.Command, deadline time.Time, done func(*nodev1.Reply, error))
 	Query(ctx context.Context, q *nodev1.Query) (*nodev1.QueryReply, error)
+}
+
+func newRouter(shards int, self uint64, leader func(int) uint64, node func(uint64) remoteNode, nodes func() []uint64) *router {
+	return &router{shards: shards, self: self, leader: leader, node: node, nodes: nodes, floors: make([]*edgev1.Position, shards)}
 }
 
 // noDeadline stands for the deadline of a caller that has none.
@@ -45,13 +62,10 @@ func (r *router) elsewhere(shard int) remoteNode {
 		return nil
 	}
 	at := r.leader(shard)
-	if at == "" || at == r.self {
+	if at == 0 || at == r.self {
 		return nil // it may become ours: commands wait for that a moment
 	}
-	if p, ok := r.peers[at]; ok {
-		return p
-	}
-	return nil
+	return r.node(at)
 }
 
 // Begin implements gateway.Backend.
@@ -61,11 +75,28 @@ func (r *router) Begin(cmd *nodev1.Command, deadline time.Time, done func(*nodev
 		done(refused, nil)
 		return
 	}
-	if p := r.elsewhere(shard); p != nil {
-		p.Begin(cmd, deadline, done)
+	p := r.elsewhere(shard)
+	if p == nil {
+		r.local.Begin(cmd, deadline, done)
 		return
 	}
-	r.local.Begin(cmd, deadline, done)
+	p.Begin(cmd, deadline, func(reply *nodev1.Reply, err error) {
+		r.note(reply.GetPosition())
+		done(reply, err)
+	})
+}
+
+// note remembers what was acknowledged through this node and decided elsewhere:
+// what it shows from here on is not older.
+func (r *router) note(p *edgev1.Position) {
+	if p == nil || int64(p.GetShard()) >= int64(r.shards) {
+		return
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if have := r.floors[p.GetShard()]; have == nil || have.GetIndex() < p.GetIndex() {
+		r.floors[p.GetShard()] = p
+	}
 }
 
 // Do implements gateway.Backend.
@@ -74,8 +105,7 @@ func (r *router) Do(ctx context.Context, cmd *nodev1.Command) (*nodev1.Reply, er
 	if refused != nil {
 		return refused, nil
 	}
-	p := r.elsewhere(shard)
-	if p == nil {
+	if r.elsewhere(shard) == nil {
 		return r.local.Do(ctx, cmd)
 	}
 	deadline, ok := ctx.Deadline()
@@ -87,7 +117,7 @@ func (r *router) Do(ctx context.Context, cmd *nodev1.Command) (*nodev1.Reply, er
 		err   error
 	}
 	answered := make(chan outcome, 1)
-	p.Begin(cmd, deadline, func(reply *nodev1.Reply, err error) { answered <- outcome{reply, err} })
+	r.Begin(cmd, deadline, func(reply *nodev1.Reply, err error) { answered <- outcome{reply, err} })
 	select {
 	case o := <-answered:
 		return o.reply, o.err
@@ -102,39 +132,121 @@ func (r *router) Query(ctx context.Context, q *nodev1.Query) (*nodev1.QueryReply
 	if k := q.GetPositions(); k != nil {
 		return r.positions(ctx, q, k)
 	}
-	reply, err := r.local.Query(ctx, q)
-	if err != nil || !notHere(reply.GetError()) {
-		return reply, err
+	owner := r.ownerOf(q)
+	if owner != nil && decisive(q) {
+		if reply, err := owner.Query(ctx, q); err == nil && !notHere(reply.GetError()) {
+			return reply, nil
+		}
 	}
-	for at, p := range r.peers {
-		if r.leads(at) == 0 {
-			continue
-		}
-		there, err := p.Query(ctx, q)
-		if err == nil && !notHere(there.GetError()) {
+	reply, err := r.local.Query(ctx, r.withFloors(q))
+	switch {
+	case err != nil:
+		return reply, err
+	case notHere(reply.GetError()):
+		return r.anywhere(ctx, q, reply)
+	case reply.GetError() != nil && owner != nil:
+		// Perhaps only this replica does not know of it yet.
+		if there, err := owner.Query(ctx, q); err == nil && !notHere(there.GetError()) {
 			return there, nil
-		}
-		if ctx.Err() != nil {
-			return nil, ctx.Err()
 		}
 	}
 	return reply, nil
 }
 
-// leads counts the shards that a node owns, as far as is known here.
-func (r *router) leads(node string) (n int) {
-	for shard := range r.shards {
-		if r.leader(shard) == node {
-			n++
+// decisive tells which queries are about whether someone may: a replica that is
+// a moment behind would sign people out who have just signed in, and let in whom
+// they have just thrown out.
+func decisive(q *nodev1.Query) bool {
+	switch q.GetKind().(type) {
+	case *nodev1.Query_Credential, *nodev1.Query_Session, *nodev1.Query_Devices:
+		return true
+	}
+	return false
+}
+
+// ownerOf is the other node that owns what a query is about; nil if it is this
+// one, nobody is known, or the query is about many shards.
+func (r *router) ownerOf(q *nodev1.Query) remoteNode {
+	p, err := chat.QueryPartition(q)
+	if err != nil {
+		return nil
+	}
+	at := r.elsewhere(p.Shard(r.shards))
+	if at == nil || !at.Linked() {
+		return nil
+	}
+	return at
+}
+
+// withFloors adds to a query what this node has acknowledged of the shards that
+// it follows.
+func (r *router) withFloors(q *nodev1.Query) *nodev1.Query {
+	asked := map[uint32]uint64{}
+	for _, p := range q.GetAtLeast() {
+		asked[p.GetShard()] = max(asked[p.GetShard()], p.GetIndex())
+	}
+	one := -1
+	if p, err := chat.QueryPartition(q); err == nil {
+		one = p.Shard(r.shards)
+	}
+	var more []*edgev1.Position
+	r.mu.Lock()
+	for shard, p := range r.floors {
+		if p != nil && (one < 0 || one == shard) && p.GetIndex() > asked[uint32(shard)] {
+			more = append(more, p)
 		}
 	}
-	return n
+	r.mu.Unlock()
+	if len(more) == 0 {
+		return q
+	}
+	return &nodev1.Query{Actor: q.GetActor(), AtLeast: append(more, q.GetAtLeast()...), Kind: q.GetKind()}
+}
+
+// anywhere asks the others, those first that own most; otherwise is the answer
+// if nobody has a better one.
+func (r *router) anywhere(ctx context.Context, q *nodev1.Query, otherwise *nodev1.QueryReply) (*nodev1.QueryReply, error) {
+	tried := map[uint64]bool{r.self: true}
+	if p, err := chat.QueryPartition(q); err == nil {
+		if at := r.leader(p.Shard(r.shards)); at != 0 && !tried[at] {
+			tried[at] = true
+			if reply := r.askAt(ctx, at, q); reply != nil {
+				return reply, nil
+			}
+		}
+	}
+	for _, at := range r.nodes() {
+		if tried[at] {
+			continue
+		}
+		tried[at] = true
+		if reply := r.askAt(ctx, at, q); reply != nil {
+			return reply, nil
+		}
+		if ctx.Err() != nil {
+			return nil, ctx.Err()
+		}
+	}
+	return otherwise, nil
+}
+
+// askAt is the answer of one node; nil if it has none.
+func (r *router) askAt(ctx context.Context, at uint64, q *nodev1.Query) *nodev1.QueryReply {
+	n := r.node(at)
+	if n == nil || !n.Linked() {
+		return nil
+	}
+	reply, err := n.Query(ctx, q)
+	if err != nil || notHere(reply.GetError()) {
+		return nil
+	}
+	return reply
 }
 
 // notHere tells whether a refusal only says that this node is the wrong one.
 func notHere(e *edgev1.Error) bool {
 	switch e.GetInfo().GetReason() {
-	case "not_owner", "starting", "behind":
+	case "not_owner", "starting", "behind", "draining", "store_fenced", "shard_damaged":
 		return e.GetCode() == "unavailable"
 	}
 	return false
@@ -172,4 +284,23 @@ func (r *router) positions(ctx context.Context, q *nodev1.Query, k *edgev1.Hello
 		out.ShardCount = max(out.ShardCount, reply.GetLost().GetShardCount())
 	}
 	return &nodev1.QueryReply{Kind: &nodev1.QueryReply_Lost{Lost: out}}, nil
+}
+
+const (
+	againFirst = 20 * time.Millisecond
+	againMost  = 500 * time.Millisecond
+)
+
+// doAgain is Do for shards that ask other shards: their effects go on when the
+// owner changes. It gives up with ctx, as the effect stays in its outbox.
+func (r *router) doAgain(ctx context.Context, cmd *nodev1.Command) (*nodev1.Reply, error) {
+	for pause := againFirst; ; pause = min(2*pause, againMost) {
+		reply, err := r.Do(ctx, cmd)
+		if err == nil && !notHere(reply.GetError()) {
+			return reply, nil
+		}
+		if wait(ctx, pause) != nil {
+			return reply, err
+		}
+	}
 }

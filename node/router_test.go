@@ -9,6 +9,7 @@ import (
 
 	edgev1 "github.com/bongsu-im/bongsu/gen/bongsu/edge/v1"
 	nodev1 "github.com/bongsu-im/bongsu/gen/bongsu/node/v1"
+	"github.com/bongsu-im/bongsu/internal/id"
 )
 
 // someNode notes what it is asked. It owns some shards; the shard of a command
@@ -17,9 +18,13 @@ type someNode struct {
 	name  string
 	owns  map[int]bool
 	asked []string
-	blind bool // it does not answer queries
+	blind bool   // it does not answer queries
+	knows string // what it answers to a decisive query, or "" for not found
+	seen  []*nodev1.Query
 	lost  []uint64
 }
+
+func (n *someNode) Linked() bool { return true }
 
 func (n *someNode) ShardOf(cmd *nodev1.Command) (int, *nodev1.Reply) {
 	if len(cmd.GetActor()) == 0 {
@@ -46,6 +51,7 @@ func (n *someNode) Do(_ context.Context, cmd *nodev1.Command) (reply *nodev1.Rep
 
 func (n *someNode) Query(_ context.Context, q *nodev1.Query) (*nodev1.QueryReply, error) {
 	n.asked = append(n.asked, "query")
+	n.seen = append(n.seen, q)
 	if k := q.GetPositions(); k != nil {
 		out := &nodev1.LostPositions{ShardCount: 3}
 		for _, p := range k.GetPositions() {
@@ -58,19 +64,32 @@ func (n *someNode) Query(_ context.Context, q *nodev1.Query) (*nodev1.QueryReply
 	if n.blind {
 		return &nodev1.QueryReply{Error: &edgev1.Error{Code: "unavailable", Info: &edgev1.ErrorInfo{Reason: "behind"}}}, nil
 	}
+	if q.GetHistory() != nil || q.GetCredential() != nil {
+		if n.knows == "" {
+			return &nodev1.QueryReply{Error: &edgev1.Error{Code: "not_found"}}, nil
+		}
+		return &nodev1.QueryReply{Kind: &nodev1.QueryReply_Credential{Credential: &nodev1.Credential{PasswordHash: n.knows}}}, nil
+	}
 	return &nodev1.QueryReply{Kind: &nodev1.QueryReply_RoomIds{RoomIds: &nodev1.RoomIDs{RoomIds: [][]byte{[]byte(n.name)}}}}, nil
 }
 
 // three is a router on n1, which owns shard 0; n2 owns 1, n3 owns 2.
-func three() (r *router, n1, n2, n3 *someNode, leaders []string) {
+func three() (r *router, n1, n2, n3 *someNode, leaders []uint64) {
 	n1 = &someNode{name: "n1", owns: map[int]bool{0: true}}
 	n2 = &someNode{name: "n2", owns: map[int]bool{1: true}}
 	n3 = &someNode{name: "n3", owns: map[int]bool{2: true}}
-	leaders = []string{"n1", "n2", "n3"}
-	return &router{
-		local: n1, shards: 3, self: "n1", leader: func(s int) string { return leaders[s] },
-		peers: map[string]remoteNode{"n2": n2, "n3": n3},
-	}, n1, n2, n3, leaders
+	leaders = []uint64{1, 2, 3}
+	r = newRouter(3, 1, func(s int) uint64 { return leaders[s] }, func(node uint64) remoteNode {
+		switch node {
+		case 2:
+			return n2
+		case 3:
+			return n3
+		}
+		return nil
+	}, func() []uint64 { return []uint64{1, 2, 3} })
+	r.local = n1
+	return r, n1, n2, n3, leaders
 }
 
 func TestCommandsGoToTheOwner(t *testing.T) {
@@ -94,15 +113,15 @@ func TestCommandsGoToTheOwner(t *testing.T) {
 		}
 	}
 	// Ownership moved and we have not heard: a refusal that the gateway cures.
-	leaders[1] = "n3"
+	leaders[1] = 3
 	if _, reason := try(1); reason != "not_owner" {
 		t.Errorf("the wrong node was asked: %q", reason)
 	}
 	// Nobody known, or a node that is not ours: it may become ours.
-	for _, nobody := range []string{"", "n9", "n1"} {
+	for _, nobody := range []uint64{0, 9, 1} {
 		leaders[1], n1.asked = nobody, nil
 		if _, reason := try(1); reason != "not_owner" || len(n1.asked) != 2 {
-			t.Errorf("leader %q: %q, this node was asked %v", nobody, reason, n1.asked)
+			t.Errorf("leader %d: %q, this node was asked %v", nobody, reason, n1.asked)
 		}
 	}
 	if reply, _ := r.Do(t.Context(), &nodev1.Command{}); reply.GetError().GetCode() != "invalid_argument" {
@@ -151,5 +170,89 @@ func TestPositionsAreAskedOfTheOwners(t *testing.T) {
 	slices.Sort(lost)
 	if fmt.Sprint(lost) != "[0/1 1/2 77/99]" || reply.GetLost().GetShardCount() != 3 {
 		t.Errorf("lost %v of %d shards", lost, reply.GetLost().GetShardCount())
+	}
+}
+
+// about is a query about a room of a shard, of three.
+func about(shard int, kind func(room []byte) *nodev1.Query) *nodev1.Query {
+	p := id.Partition(shard*id.Partitions/3 + 10)
+	room := id.New(0, id.Room, p, make([]byte, 12))
+	return kind(room.Bytes())
+}
+
+// TestANoIsAskedOfTheOwner: a replica that does not know of the last moment must
+// not deny what exists, and its word alone signs nobody in or out.
+func TestANoIsAskedOfTheOwner(t *testing.T) {
+	r, n1, n2, _, _ := three()
+	history := func(shard int) *nodev1.Query {
+		return about(shard, func(room []byte) *nodev1.Query {
+			return &nodev1.Query{Kind: &nodev1.Query_History{History: &nodev1.HistoryQuery{RoomId: room}}}
+		})
+	}
+	n2.knows = "the owner's word"
+	reply, err := r.Query(t.Context(), history(1))
+	if err != nil || reply.GetCredential().GetPasswordHash() != n2.knows {
+		t.Errorf("not found here, found by the owner: %v, %v", reply, err)
+	}
+	n2.blind = true
+	if reply, err := r.Query(t.Context(), history(1)); err != nil || reply.GetError().GetCode() != "not_found" {
+		t.Errorf("the owner cannot answer: %v, %v", reply, err)
+	}
+	n2.blind, n2.asked, n1.knows = false, nil, "an old word"
+	if reply, _ := r.Query(t.Context(), history(1)); reply.GetCredential().GetPasswordHash() != n1.knows || len(n2.asked) != 0 {
+		t.Errorf("a yes needs nobody else: %v, the owner was asked %v", reply, n2.asked)
+	}
+	var login string
+	for n := 0; ; n++ {
+		if login = fmt.Sprint("somebody", n); id.LoginPartition(login).Shard(3) == 1 {
+			break
+		}
+	}
+	credential := &nodev1.Query{Kind: &nodev1.Query_Credential{Credential: &nodev1.CredentialQuery{Login: login}}}
+	if reply, _ := r.Query(t.Context(), credential); reply.GetCredential().GetPasswordHash() != n2.knows {
+		t.Errorf("a credential was answered by a replica: %v", reply)
+	}
+	n2.blind = true
+	if reply, _ := r.Query(t.Context(), credential); reply.GetCredential().GetPasswordHash() != n1.knows {
+		t.Errorf("without its owner a credential is answered by a replica: %v", reply)
+	}
+}
+
+// TestNothingOlderThanAcknowledged: what was acknowledged through this node by
+// another is demanded of this node's own replica.
+func TestNothingOlderThanAcknowledged(t *testing.T) {
+	r, n1, _, _, _ := three()
+	r.note(&edgev1.Position{Shard: 1, Term: 1, Index: 7})
+	r.note(&edgev1.Position{Shard: 1, Term: 1, Index: 5})
+	r.note(&edgev1.Position{Shard: 2, Term: 1, Index: 9})
+	r.note(&edgev1.Position{Shard: 88, Term: 1, Index: 9})
+	ask := func(q *nodev1.Query) string {
+		n1.seen = nil
+		if _, err := r.Query(t.Context(), q); err != nil {
+			t.Fatal(err)
+		}
+		var out []string
+		for _, p := range n1.seen[0].GetAtLeast() {
+			out = append(out, fmt.Sprint(p.GetShard(), "/", p.GetIndex()))
+		}
+		slices.Sort(out)
+		return fmt.Sprint(out)
+	}
+	n1.knows = "yes"
+	history := func(room []byte) *nodev1.Query {
+		return &nodev1.Query{Kind: &nodev1.Query_History{History: &nodev1.HistoryQuery{RoomId: room}}}
+	}
+	for shard, want := range []string{"[]", "[1/7]", "[2/9]"} {
+		if got := ask(about(shard, history)); got != want {
+			t.Errorf("history in shard %d demands %s, want %s", shard, got, want)
+		}
+	}
+	if got := ask(&nodev1.Query{}); got != "[1/7 2/9]" {
+		t.Errorf("a query of many shards demands %s", got)
+	}
+	knows := about(1, history)
+	knows.AtLeast = []*edgev1.Position{{Shard: 1, Term: 1, Index: 8}}
+	if got := ask(knows); got != "[1/8]" {
+		t.Errorf("the client knows more: %s", got)
 	}
 }

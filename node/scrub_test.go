@@ -17,7 +17,7 @@ import (
 func TestScrubFindsRotNobodyReads(t *testing.T) {
 	fs := durable.NewCrashable()
 	logger := slog.New(slog.NewTextHandler(io.Discard, nil))
-	core, err := OpenCore(Config{Data: "data", FS: fs, Logger: logger, ScrubEvery: 10 * time.Millisecond}, nil)
+	core, err := OpenCore(context.Background(), Config{Data: "data", FS: fs, Logger: logger, ScrubEvery: 10 * time.Millisecond}, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

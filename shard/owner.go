@@ -119,8 +119,26 @@ func (o *owner) lease(ctx context.Context) (journal.Lease, error) {
 }
 
 func (o *owner) serve(ctx context.Context, lease journal.Lease) error {
+	reigning, end := context.WithCancel(ctx)
+	defer end()
+	if o.set.cfg.LeaseEnded != nil {
+		over := o.set.cfg.LeaseEnded(o.n, lease)
+		go func() {
+			select {
+			case <-over:
+				end()
+			case <-reigning.Done():
+			}
+		}()
+	}
 	for {
-		batch := o.inbox.take(ctx)
+		batch := o.inbox.take(reigning)
+		if reigning.Err() != nil && ctx.Err() == nil {
+			for _, r := range batch {
+				r.settle(o.inbox.refuse(notOwner), nil)
+			}
+			return errReignOver
+		}
 		if ctx.Err() != nil {
 			for _, r := range batch {
 				r.settle(o.inbox.refuse(draining), nil)
@@ -212,6 +230,19 @@ func (s *status) ready() error {
 		return nil
 	}
 	return fmt.Errorf("%s: %w", s.why.reason, s.cause)
+}
+
+// ready tells why the shard serves nobody; nil if it does, or if this node
+// follows and another serves.
+func (o *owner) ready() error {
+	err := o.status.ready()
+	if err == nil || o.set.cfg.Elsewhere == nil || o.status.reason() != &notOwner {
+		return err
+	}
+	if why := o.set.cfg.Elsewhere(o.n); why != nil {
+		return fmt.Errorf("%w: %w", err, why)
+	}
+	return nil
 }
 
 func (s *status) reason() *reason {

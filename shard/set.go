@@ -56,6 +56,12 @@ type Config struct {
 	// Fresh tells whether this node has heard lately from the owner of a shard
 	// that it does not own itself: only then may its view be read. nil: always.
 	Fresh func(shard int) bool
+	// Elsewhere tells why no other node serves a shard that this one does not own;
+	// nil if one does. A nil Elsewhere: there are no other nodes.
+	Elsewhere func(shard int) error
+	// LeaseEnded gives a channel that is closed when a lease is over, so that an
+	// idle owner finds out; nil: it finds out at its next append.
+	LeaseEnded func(shard int, lease journal.Lease) <-chan struct{}
 
 	Logger     *slog.Logger          // nil: discards
 	Registerer prometheus.Registerer // nil: metrics are kept but not shown
@@ -173,7 +179,8 @@ func (s *Set) Run(ctx context.Context) error {
 	return nil
 }
 
-// Ready returns nil when every shard serves. Otherwise the error names each
+// Ready returns nil when every shard serves, here or, where this node follows,
+// elsewhere. Otherwise the error names each
 // shard that does not, and why; errors.As finds *DamagedError,
 // *view.FencedError and *journal.FencedError in it.
 func (s *Set) Ready() error {
@@ -182,8 +189,21 @@ func (s *Set) Ready() error {
 		errs = append(errs, err) // an idle owner has not noticed yet
 	}
 	for n, o := range s.owners {
-		if err := o.status.ready(); err != nil {
+		if err := o.ready(); err != nil {
 			errs = append(errs, fmt.Errorf("shard %d: %w", n, err))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// Damaged returns the *DamagedError of each shard that has stopped because what
+// is stored here cannot be trusted.
+func (s *Set) Damaged() error {
+	var errs []error
+	for _, o := range s.owners {
+		var d *DamagedError
+		if errors.As(o.status.ready(), &d) {
+			errs = append(errs, d)
 		}
 	}
 	return errors.Join(errs...)

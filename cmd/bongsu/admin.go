@@ -38,7 +38,7 @@ type seedCmd struct {
 }
 
 func (c *seedCmd) Run(ctx context.Context) (err error) {
-	core, err := node.OpenCore(node.Config{Data: c.Data, Journal: c.Journal, Logger: quiet()}, nil)
+	core, err := node.OpenCore(context.Background(), node.Config{Data: c.Data, Journal: c.Journal, Logger: quiet()}, nil)
 	if err != nil {
 		return err
 	}

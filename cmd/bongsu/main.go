@@ -22,6 +22,8 @@ type cli struct {
 	Config kong.ConfigFlag `help:"TOML file with settings: one key a flag, the same name with '_' for '-'." env:"BONGSU_CONFIG" placeholder:"FILE"`
 
 	Serve   serveCmd   `cmd:"" help:"Run the messenger."`
+	Certs   certsCmd   `cmd:"" help:"Make the certificates by which nodes know each other."`
+	Cluster clusterCmd `cmd:"" help:"Look at a running cluster, and change it."`
 	Bench   benchCmd   `cmd:"" help:"Measure a server from outside."`
 	Drill   drillCmd   `cmd:"" help:"Prove a promise by breaking things."`
 	Admin   adminCmd   `cmd:"" help:"Operator's tools for a data folder at rest."`

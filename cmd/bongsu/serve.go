@@ -2,11 +2,13 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"os"
 	"time"
 
+	"github.com/bongsu-im/bongsu/internal/mtls"
 	"github.com/bongsu-im/bongsu/node"
 )
 
@@ -18,6 +20,14 @@ type serveCmd struct {
 	Origin       []string      `help:"Web origin that may open sockets beside the page's own, such as https://chat.example.org; may be repeated." placeholder:"URL"`
 	Shards       int           `help:"Number of shards of a new store, for good; 0 means two a processor, 4 to 16. Give more to a store that will move to larger machines." default:"0"`
 	Journal      string        `help:"Journal on a PostgreSQL cluster, postgres://user@host/database, instead of the built-in one; better given by BONGSU_JOURNAL than seen by ps." placeholder:"URL"`
+	Node         string        `help:"This node's name; it must be that of its certificate." placeholder:"NAME"`
+	Zone         string        `help:"Where the machine stands; copies are spread over zones." default:"a" placeholder:"NAME"`
+	Certs        string        `help:"Folder of this node's identity (bongsu certs); makes it one of a cluster." type:"path" placeholder:"DIR"`
+	PeerListen   string        `help:"Address for the other nodes and operators, HOST:PORT." placeholder:"HOST:PORT"`
+	PeerAddress  string        `help:"Where others reach the peer address, if that is another." placeholder:"HOST:PORT"`
+	Join         []string      `help:"Peer address of a node of the cluster that an empty folder is to join; may be repeated." placeholder:"HOST:PORT"`
+	Reach        []string      `help:"Reach a node at this address, whatever it announces; may be repeated." placeholder:"NAME=HOST:PORT"`
+	PublicURL    string        `name:"public-url" help:"Where people reach this node, as told to the other nodes." placeholder:"URL"`
 	ViewCache    int           `name:"view-cache-mib" help:"Memory for reading history and for its write buffers, in MiB; more helps when the store outgrows it." default:"256" placeholder:"MIB"`
 	Echo         bool          `help:"Run the echo friend." default:"true" negatable:""`
 	MetricsToken string        `help:"Bearer token that /metrics demands; open without." placeholder:"TOKEN"`
@@ -34,9 +44,13 @@ func (c *serveCmd) Run(ctx context.Context) error {
 	if c.LogFormat == "json" {
 		handler = slog.NewJSONHandler(os.Stderr, options)
 	}
+	cluster, err := c.cluster()
+	if err != nil {
+		return err
+	}
 	n, err := node.New(node.Config{
 		Data: c.Data, Listen: c.Listen, CertFile: c.TLSCert, KeyFile: c.TLSKey,
-		Origins: c.Origin, Shards: c.Shards, Journal: c.Journal, ViewCacheMiB: c.ViewCache, Echo: c.Echo, MetricsToken: c.MetricsToken, Debug: c.Debug,
+		Origins: c.Origin, Shards: c.Shards, Journal: c.Journal, Cluster: cluster, ViewCacheMiB: c.ViewCache, Echo: c.Echo, MetricsToken: c.MetricsToken, Debug: c.Debug,
 		Version: version, ScrubEvery: c.ScrubEvery, DrainTimeout: c.DrainTimeout, Logger: slog.New(handler),
 	})
 	if err != nil {
@@ -50,4 +64,31 @@ func (c *serveCmd) Run(ctx context.Context) error {
 		}
 	}()
 	return n.Run(ctx)
+}
+
+// cluster is nil for a node that is alone.
+func (c *serveCmd) cluster() (*node.ClusterConfig, error) {
+	if c.Certs == "" && c.PeerListen == "" {
+		if c.Node != "" || len(c.Join) > 0 || len(c.Reach) > 0 {
+			return nil, errors.New("--node, --join and --reach need --certs and --peer-listen")
+		}
+		return nil, nil
+	}
+	if c.Certs == "" || c.PeerListen == "" {
+		return nil, errors.New("--certs and --peer-listen belong together")
+	}
+	identity, err := mtls.Open(c.Certs)
+	if err != nil {
+		return nil, err
+	}
+	if c.Node != "" && c.Node != identity.Name() {
+		return nil, fmt.Errorf("the certificate in %s is of node %s, not of %s", c.Certs, identity.Name(), c.Node)
+	}
+	reach, err := parseReach(c.Reach)
+	if err != nil {
+		return nil, err
+	}
+	return &node.ClusterConfig{
+		Certs: c.Certs, Zone: c.Zone, Listen: c.PeerListen, Address: c.PeerAddress, Join: c.Join, Reach: reach, URL: c.PublicURL,
+	}, nil
 }

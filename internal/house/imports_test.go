@@ -34,6 +34,8 @@ var may = []struct {
 	{"client", []string{"gen/...", "internal/..."}},
 	{"services/...", []string{"gen/...", "overload", "client", "internal/..."}},
 	{"node/peer", []string{"gen/..."}},
+	{"node/placement", nil},
+	{"node/roster", []string{"gen/...", "internal/..."}},
 	{"node", []string{"node/...", "gateway/...", "gateway", "shard", "view", "journal", "journal/...", "services/...", "web", "overload", "gen/...", "chat", "internal/..."}},
 	{"proof/oracle", []string{"gen/..."}},
 	{"proof/...", []string{"gen/...", "client", "client/...", "node", "proof/...", "internal/..."}},

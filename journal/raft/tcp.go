@@ -4,7 +4,6 @@ import (
 	"bufio"
 	"context"
 	"crypto/sha256"
-	"crypto/tls"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -35,26 +34,23 @@ const (
 
 // TCPConfig configures a TCP transport.
 type TCPConfig struct {
-	// Listener takes the peers' connections; the transport closes it.
+	// Listener gives the peers' connections, encrypted, the other end of each
+	// proven to be of this cluster (internal/mtls); the transport closes it.
 	Listener net.Listener
-	// TLS is used in both directions. It must hold a certificate, the
-	// authorities of the peers as RootCAs and ClientCAs, and demand a verified
-	// certificate of who dials. ServerName is set to a peer's host if it is empty.
-	TLS *tls.Config
-	// Verify may refuse a peer by its certificate, beyond the authority's
-	// signature; nil accepts every certificate that the authority has signed.
-	Verify func(node NodeID, state tls.ConnectionState) error
+	// Dial connects to a node at an address, to the same standard.
+	Dial func(ctx context.Context, node NodeID, address string) (net.Conn, error)
+	// Verify refuses a peer that calls itself by the ID of another; nil believes
+	// whoever is of the cluster.
+	Verify func(node NodeID, c net.Conn) error
 	// Peers are the addresses (host:port) to reach other nodes at.
 	Peers  map[NodeID]string
 	Logger *slog.Logger // nil: nothing is logged
 }
 
-// TCP is the Transport between machines: TLS 1.3 with certificates on both ends.
-// Each pair of nodes has two connections, one a direction, and one more while a
-// snapshot travels.
+// TCP is the Transport between machines. Each pair of nodes has two
+// connections, one a direction, and one more while a snapshot travels.
 type TCP struct {
 	cfg     TCPConfig
-	server  *tls.Config
 	self    Identity
 	r       Receiver
 	ctx     context.Context
@@ -75,19 +71,13 @@ func NewTCP(cfg TCPConfig) (*TCP, error) {
 	switch {
 	case cfg.Listener == nil:
 		return nil, errors.New("raft: TCP needs a listener")
-	case cfg.TLS == nil || (len(cfg.TLS.Certificates) == 0 && cfg.TLS.GetCertificate == nil):
-		return nil, errors.New("raft: TCP needs a TLS configuration with a certificate")
-	case cfg.TLS.ClientAuth != tls.RequireAndVerifyClientCert || cfg.TLS.ClientCAs == nil || cfg.TLS.RootCAs == nil:
-		return nil, errors.New("raft: TCP must verify the certificates of both ends (ClientAuth, ClientCAs, RootCAs)")
-	case cfg.TLS.InsecureSkipVerify:
-		return nil, errors.New("raft: TCP does not skip verification")
+	case cfg.Dial == nil:
+		return nil, errors.New("raft: TCP needs a way to dial")
 	}
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
-	cfg.TLS = cfg.TLS.Clone()
-	cfg.TLS.MinVersion = tls.VersionTLS13
-	t := &TCP{cfg: cfg, server: cfg.TLS, peers: map[NodeID]*tcpPeer{}, conns: map[net.Conn]struct{}{}}
+	t := &TCP{cfg: cfg, peers: map[NodeID]*tcpPeer{}, conns: map[net.Conn]struct{}{}}
 	t.ctx, t.end = context.WithCancel(context.Background())
 	return t, nil
 }
@@ -367,37 +357,24 @@ func (p *tcpPeer) pack(buf []byte, batch []Parcel) ([]byte, []Parcel) {
 func (t *TCP) dial(ctx context.Context, node NodeID, address string) (net.Conn, error) {
 	ctx, cancel := context.WithTimeout(ctx, handshakeTimeout)
 	defer cancel()
-	cfg := t.cfg.TLS
-	if cfg.ServerName == "" {
-		host, _, err := net.SplitHostPort(address)
-		if err != nil {
-			return nil, fmt.Errorf("address of node %d: %w", node, err)
-		}
-		cfg = cfg.Clone()
-		cfg.ServerName = host
-	}
-	raw, err := (&net.Dialer{}).DialContext(ctx, "tcp", address)
+	c, err := t.cfg.Dial(ctx, node, address)
 	if err != nil {
 		return nil, err
 	}
-	c := tls.Client(raw, cfg)
 	if !t.keep(c) {
-		_ = raw.Close() // the other error matters
+		_ = c.Close() // the other error matters
 		return nil, errors.New("closing, or too many connections")
 	}
-	if err := t.greet(ctx, c, node); err != nil {
+	if err := t.greet(c, node); err != nil {
 		t.drop(c)
 		return nil, err
 	}
 	return c, nil
 }
 
-func (t *TCP) greet(ctx context.Context, c *tls.Conn, node NodeID) error {
+func (t *TCP) greet(c net.Conn, node NodeID) error {
 	if err := c.SetDeadline(time.Now().Add(handshakeTimeout)); err != nil {
 		return err
-	}
-	if err := c.HandshakeContext(ctx); err != nil {
-		return fmt.Errorf("TLS with node %d: %w", node, err)
 	}
 	if err := writeFrame(c, frameHello, t.hello(nil)); err != nil {
 		return fmt.Errorf("greet node %d: %w", node, err)
@@ -423,9 +400,9 @@ func (t *TCP) greet(ctx context.Context, c *tls.Conn, node NodeID) error {
 }
 
 // admit asks the certificate's judge and the journal about a peer.
-func (t *TCP) admit(c *tls.Conn, peer Identity) (greeting []byte, err error) {
+func (t *TCP) admit(c net.Conn, peer Identity) (greeting []byte, err error) {
 	if t.cfg.Verify != nil {
-		if err := t.cfg.Verify(peer.Node, c.ConnectionState()); err != nil {
+		if err := t.cfg.Verify(peer.Node, c); err != nil {
 			return nil, fmt.Errorf("certificate of node %d: %w", peer.Node, err)
 		}
 	}
@@ -491,14 +468,13 @@ func (t *TCP) accept() {
 			}
 			continue
 		}
-		s := tls.Server(c, t.server)
-		if !t.keep(s) {
+		if !t.keep(c) {
 			_ = c.Close() // it will be dialled again
 			continue
 		}
 		t.running.Go(func() {
-			defer t.drop(s)
-			if err := t.receive(s); err != nil && t.ctx.Err() == nil {
+			defer t.drop(c)
+			if err := t.receive(c); err != nil && t.ctx.Err() == nil {
 				t.cfg.Logger.Info("the connection of a peer ended", "address", c.RemoteAddr().String(), "err", err)
 			}
 		})
@@ -506,12 +482,9 @@ func (t *TCP) accept() {
 }
 
 // receive shakes hands with who has dialled, and takes what it sends.
-func (t *TCP) receive(c *tls.Conn) error {
+func (t *TCP) receive(c net.Conn) error {
 	if err := c.SetDeadline(time.Now().Add(handshakeTimeout)); err != nil {
 		return err
-	}
-	if err := c.HandshakeContext(t.ctx); err != nil {
-		return fmt.Errorf("TLS: %w", err)
 	}
 	peer, _, err := readHello(c, frameHello)
 	var greeting []byte
@@ -585,7 +558,7 @@ func (t *TCP) nudge(node NodeID) {
 }
 
 // serve answers a question for a snapshot: chunks, and at the end their sum.
-func (t *TCP) serve(c *tls.Conn, to NodeID, shard journal.ShardID) error {
+func (t *TCP) serve(c net.Conn, to NodeID, shard journal.ShardID) error {
 	if err := c.SetReadDeadline(time.Time{}); err != nil {
 		return err
 	}

@@ -80,10 +80,17 @@ func listen(t testing.TB) net.Listener {
 	return l
 }
 
+// dialTLS connects as the nodes of a cluster do; internal/mtls is stricter.
+func dialTLS(cfg *tls.Config) func(context.Context, NodeID, string) (net.Conn, error) {
+	return func(ctx context.Context, _ NodeID, address string) (net.Conn, error) {
+		return (&tls.Dialer{Config: cfg}).DialContext(ctx, "tcp", address)
+	}
+}
+
 // tcpNode is a node on real sockets and a disk in memory.
 func tcpNode(t testing.TB, id NodeID, l net.Listener, cfg *tls.Config, peers map[NodeID]string, change func(*Config)) (*Journal, *TCP) {
 	t.Helper()
-	tr, err := NewTCP(TCPConfig{Listener: l, TLS: cfg, Peers: peers})
+	tr, err := NewTCP(TCPConfig{Listener: tls.NewListener(l, cfg), Dial: dialTLS(cfg), Peers: peers})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -263,13 +270,30 @@ func TestTCPRefuses(t *testing.T) {
 			t.Fatalf("the refusal is not told of: %v", d)
 		}
 	})
-	for name, broken := range map[string]*tls.Config{
-		"no client certificates": {Certificates: a.config(t, a).Certificates, RootCAs: a.pool, ClientCAs: a.pool},
-		"no authority":           {Certificates: a.config(t, a).Certificates, ClientAuth: tls.RequireAndVerifyClientCert},
-		"nothing":                {},
+	t.Run("a node that calls itself another", func(t *testing.T) {
+		l := listen(t)
+		strict, err := NewTCP(TCPConfig{Listener: tls.NewListener(l, a.config(t, a)), Dial: dialTLS(a.config(t, a)),
+			Verify: func(node NodeID, _ net.Conn) error {
+				if node == 3 {
+					return errors.New("the certificate says node 4")
+				}
+				return nil
+			}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		c := config(durable.NewCrashable(), 4)
+		c.NodeID, c.Cluster, c.Voters, c.Transport = 1, testCluster, []NodeID{1, 2, 3}, strict
+		mustOpen(t, c)
+		_, tr := tcpNode(t, 3, listen(t), a.config(t, a), map[NodeID]string{1: l.Addr().String()}, nil)
+		refusedBy(t, tr, "the certificate says node 4")
+	})
+	for name, broken := range map[string]TCPConfig{
+		"without a listener":    {Dial: dialTLS(a.config(t, a))},
+		"without a way to dial": {Listener: l},
 	} {
-		if _, err := NewTCP(TCPConfig{Listener: l, TLS: broken}); err == nil {
-			t.Errorf("a TLS configuration with %s is taken", name)
+		if _, err := NewTCP(broken); err == nil {
+			t.Errorf("a configuration %s is taken", name)
 		}
 	}
 	if _, err := host.Status(context.Background(), 0); err != nil {

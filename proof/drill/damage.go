@@ -343,7 +343,7 @@ func damageCoreConfig(disk *durable.Crashable) node.Config {
 
 // serve opens a core and waits until each shard serves or says why it does not.
 func (m *damageImage) serve(ctx context.Context, disk *durable.Crashable) (*node.Core, error) {
-	core, err := node.OpenCore(damageCoreConfig(disk), nil)
+	core, err := node.OpenCore(context.Background(), damageCoreConfig(disk), nil)
 	if err != nil {
 		return nil, &openError{err}
 	}

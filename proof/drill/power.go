@@ -147,7 +147,7 @@ func (w *powerWorld) bytes(n int) []byte {
 const powerData = "data"
 
 func (w *powerWorld) open(ctx context.Context) error {
-	core, err := node.OpenCore(node.Config{
+	core, err := node.OpenCore(context.Background(), node.Config{
 		Data: powerData, FS: w.disk, Shards: 16, Logger: slog.New(slog.DiscardHandler),
 	}, nil)
 	if err != nil {

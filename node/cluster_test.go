@@ -1,0 +1,377 @@
+package node_test
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/bongsu-im/bongsu/client"
+	edgev1 "github.com/bongsu-im/bongsu/gen/bongsu/edge/v1"
+	nodev1 "github.com/bongsu-im/bongsu/gen/bongsu/node/v1"
+	"github.com/bongsu-im/bongsu/internal/mtls"
+	"github.com/bongsu-im/bongsu/node"
+)
+
+// nodes is a cluster in this process, over TLS on loopback, each node with a
+// folder of its own.
+type nodes struct {
+	t     *testing.T
+	dir   string
+	peers map[string]string // peer addresses by name
+	run   map[string]*running
+}
+
+func newNodes(t *testing.T, names ...string) *nodes {
+	t.Helper()
+	c := &nodes{t: t, dir: t.TempDir(), peers: map[string]string{}, run: map[string]*running{}}
+	authority, err := mtls.NewAuthority(time.Now())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range append(names, "operator") {
+		if err := authority.Issue(filepath.Join(c.dir, "certs", name), name, nil, time.Now()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, name := range names {
+		c.peers[name] = freeAddr(t)
+	}
+	return c
+}
+
+// start runs a node; it joins the node called door, or begins the cluster.
+func (c *nodes) start(name, door string, shards int) {
+	c.t.Helper()
+	n := c.begin(name, door, shards)
+	select {
+	case <-n.Serving():
+	case <-time.After(60 * time.Second):
+		c.t.Fatalf("%s does not serve within a minute", name)
+	}
+}
+
+// begin runs a node without waiting for it.
+func (c *nodes) begin(name, door string, shards int) *running {
+	c.t.Helper()
+	cfg := node.Config{
+		Data: filepath.Join(c.dir, name), Listen: "127.0.0.1:0", Shards: shards, DrainTimeout: 2 * time.Second,
+		Logger: testLogger(c.t, name),
+		Cluster: &node.ClusterConfig{
+			Certs: filepath.Join(c.dir, "certs", name), Zone: name, Listen: c.peers[name],
+		},
+	}
+	if door != "" {
+		cfg.Cluster.Join = []string{c.peers[door]}
+	}
+	n, err := node.New(cfg)
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan error, 1)
+	go func() { ended <- n.Run(ctx) }()
+	r := &running{Node: n, stop: func() error { cancel(); err := <-ended; ended <- err; return err }}
+	c.run[name] = r
+	c.t.Cleanup(func() { _ = r.stop() })
+	return r
+}
+
+func (c *nodes) operator(at string) *node.ClusterClient {
+	c.t.Helper()
+	identity, err := mtls.Open(filepath.Join(c.dir, "certs", "operator"))
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	client := node.DialCluster(identity, c.peers[at])
+	c.t.Cleanup(client.Close)
+	return client
+}
+
+// eventually waits until what is so; it may take a while on a loaded machine.
+func eventually(t *testing.T, what string, so func() error) {
+	t.Helper()
+	end := time.Now().Add(60 * time.Second)
+	for {
+		err := so()
+		if err == nil {
+			return
+		}
+		if time.Now().After(end) {
+			t.Fatalf("%s: %v", what, err)
+		}
+		select {
+		case <-time.After(20 * time.Millisecond):
+		case <-t.Context().Done():
+		}
+	}
+}
+
+func (c *nodes) add(at, name string) {
+	c.t.Helper()
+	op := c.operator(at)
+	eventually(c.t, "add "+name, func() error {
+		return op.Add(c.t.Context(), name, func(p *nodev1.Progress) { c.t.Logf("%d/%d %s", p.GetDone(), p.GetTotal(), p.GetText()) })
+	})
+}
+
+// replicated tells whether every shard has a leader and so many voters, all of
+// them near.
+func replicated(state *nodev1.GetClusterResponse, voters int) error {
+	leaders := map[uint32]*nodev1.ShardState{}
+	for _, n := range state.GetNodes() {
+		for _, s := range n.GetNode().GetShards() {
+			if s.GetRole() == "leader" {
+				leaders[s.GetShard()] = s
+			}
+		}
+	}
+	for shard := range state.GetShards() {
+		s := leaders[shard]
+		if s == nil {
+			return fmt.Errorf("shard %d has no leader", shard)
+		}
+		near := 0
+		for _, m := range s.GetMembers() {
+			if m.GetVoter() && m.GetActive() && m.GetMatch() >= s.GetCommit() {
+				near++
+			}
+		}
+		if near != voters {
+			return fmt.Errorf("shard %d has %d of %d voters near: %v", shard, near, voters, s.GetMembers())
+		}
+	}
+	return nil
+}
+
+func testLogger(t *testing.T, name string) *slog.Logger {
+	return slog.New(slog.NewTextHandler(testWriter{t}, nil)).With("at", name)
+}
+
+func freeAddr(t *testing.T) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = l.Close() }()
+	return l.Addr().String()
+}
+
+// signIn is another device of somebody.
+func signIn(t *testing.T, url, login string) *client.Client {
+	t.Helper()
+	transport := &http.Transport{}
+	c, err := client.New(client.Config{BaseURL: url, HTTPClient: &http.Client{Transport: transport}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { c.Close(); transport.CloseIdleConnections() })
+	if _, err := c.SignIn(t.Context(), login, "a long password", "another"); err != nil {
+		t.Fatalf("sign in at %s: %v", url, err)
+	}
+	return c
+}
+
+func list(t *testing.T, c *client.Client, room string) []*edgev1.Message {
+	t.Helper()
+	page, err := c.ListAfter(t.Context(), room, 0)
+	if err != nil {
+		t.Fatalf("list: %v", err)
+	}
+	return page.GetMessages()
+}
+
+func say(t *testing.T, c *client.Client, room, text string) *edgev1.Message {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	m, err := c.Send(ctx, &edgev1.SendRequest{RoomId: room, Text: text, ClientId: uuid.NewString()})
+	if err != nil {
+		t.Fatalf("send %q: %v", text, err)
+	}
+	return m.GetMessage()
+}
+
+// TestOneGrowsToThree: a cluster of one with history becomes three without
+// stopping; any node serves anyone; the one that began it leaves and comes back.
+func TestOneGrowsToThree(t *testing.T) {
+	c := newNodes(t, "n1", "n2", "n3")
+	c.start("n1", "", 4)
+	ann := join(t, c.run["n1"].URL(), "ann")
+	ben := join(t, c.run["n1"].URL(), "ben")
+	room, err := ann.OpenDirect(t.Context(), ben.UserID())
+	if err != nil {
+		t.Fatal(err)
+	}
+	id := room.GetRoomId()
+	for n := range 20 {
+		say(t, ann, id, fmt.Sprint("before ", n))
+	}
+	for _, name := range []string{"n2", "n3"} {
+		n := c.begin(name, "n1", 4)
+		c.add("n1", name)
+		select {
+		case <-n.Serving():
+		case <-time.After(60 * time.Second):
+			t.Fatalf("%s does not serve", name)
+		}
+	}
+	eventually(t, "three of each", func() error {
+		state, err := c.operator("n2").Status(t.Context())
+		if err != nil {
+			return err
+		}
+		return replicated(state, 3)
+	})
+	// The same accounts at any door.
+	there := signIn(t, c.run["n2"].URL(), "ann")
+	last := say(t, there, id, "from the second node")
+	for _, name := range []string{"n1", "n2", "n3"} {
+		reader := signIn(t, c.run[name].URL(), "ben")
+		got := list(t, reader, id)
+		if len(got) != 21 || got[20].GetSeq() != last.GetSeq() || got[20].GetText() != "from the second node" {
+			t.Fatalf("%s shows %d messages", name, len(got))
+		}
+	}
+	if err := c.run["n1"].stop(); err != nil {
+		t.Fatalf("n1: %v", err)
+	}
+	after := say(t, there, id, "the first has left")
+	if after.GetSeq() != last.GetSeq()+1 {
+		t.Fatalf("sequence %d after %d", after.GetSeq(), last.GetSeq())
+	}
+	c.start("n1", "", 4)
+	back := signIn(t, c.run["n1"].URL(), "ben")
+	if got := list(t, back, id); len(got) != 22 {
+		t.Fatalf("after its return n1 shows %d messages", len(got))
+	}
+}
+
+// TestALostDiskComesBackAsANewMember: the folder is gone; the node joins anew
+// under its name and is put in its own place, with everything.
+func TestALostDiskComesBackAsANewMember(t *testing.T) {
+	c := newNodes(t, "n1", "n2", "n3")
+	c.start("n1", "", 2)
+	for _, name := range []string{"n2", "n3"} {
+		c.begin(name, "n1", 2)
+		c.add("n1", name)
+	}
+	ann, ben := join(t, c.run["n1"].URL(), "ann"), join(t, c.run["n1"].URL(), "ben")
+	room, err := ann.OpenDirect(t.Context(), ben.UserID())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for n := range 10 {
+		say(t, ann, room.GetRoomId(), fmt.Sprint("message ", n))
+	}
+	if err := c.run["n3"].stop(); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.RemoveAll(filepath.Join(c.dir, "n3")); err != nil {
+		t.Fatal(err)
+	}
+	n3 := c.begin("n3", "n1", 2)
+	op := c.operator("n1")
+	eventually(t, "replace n3", func() error {
+		return op.Replace(t.Context(), &nodev1.ReplaceNodeRequest{Name: "n3"}, func(p *nodev1.Progress) { t.Log(p.GetText()) })
+	})
+	<-n3.Serving()
+	eventually(t, "three of each", func() error {
+		state, err := op.Status(t.Context())
+		if err != nil {
+			return err
+		}
+		if len(state.GetNodes()) != 3 {
+			return fmt.Errorf("%d nodes", len(state.GetNodes()))
+		}
+		return replicated(state, 3)
+	})
+	reader := signIn(t, n3.URL(), "ben")
+	if got := list(t, reader, room.GetRoomId()); len(got) != 10 {
+		t.Fatalf("n3 shows %d messages", len(got))
+	}
+}
+
+// TestADamagedNodeMendsItself: the journal of a stopped node is cut; started
+// again it notices, sets its stores aside and takes its own place.
+func TestADamagedNodeMendsItself(t *testing.T) {
+	c := newNodes(t, "n1", "n2", "n3")
+	c.start("n1", "", 2)
+	for _, name := range []string{"n2", "n3"} {
+		c.begin(name, "n1", 2)
+		c.add("n1", name)
+	}
+	ann, ben := join(t, c.run["n1"].URL(), "ann"), join(t, c.run["n1"].URL(), "ben")
+	room, err := ann.OpenDirect(t.Context(), ben.UserID())
+	if err != nil {
+		t.Fatal(err)
+	}
+	say(t, ann, room.GetRoomId(), "one")
+	if err := c.run["n2"].stop(); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(c.dir, "n2", "node.json"), []byte("{}"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	n2 := c.begin("n2", "", 2) // without --join: it knows the others
+	eventually(t, "n2 in its own place", func() error {
+		state, err := c.operator("n1").Status(t.Context())
+		if err != nil {
+			return err
+		}
+		if n := slices.IndexFunc(state.GetNodes(), func(n *nodev1.NodeState) bool { return n.GetMember().GetName() == "n2" && !n.GetUp() }); n >= 0 {
+			return fmt.Errorf("the old n2 is still a member")
+		}
+		return replicated(state, 3)
+	})
+	<-n2.Serving()
+	reader := signIn(t, n2.URL(), "ben")
+	if got := list(t, reader, room.GetRoomId()); len(got) != 1 {
+		t.Fatalf("n2 shows %d messages", len(got))
+	}
+}
+
+// TestChangesAreRefusedWhileNotWhole: with a member missing nothing but its
+// replacement is begun, and what is refused says why.
+func TestChangesAreRefusedWhileNotWhole(t *testing.T) {
+	c := newNodes(t, "n1", "n2", "n3", "n4")
+	c.start("n1", "", 2)
+	for _, name := range []string{"n2", "n3"} {
+		c.begin(name, "n1", 2)
+		c.add("n1", name)
+	}
+	<-c.run["n3"].Serving()
+	if err := c.run["n3"].stop(); err != nil {
+		t.Fatal(err)
+	}
+	c.begin("n4", "n1", 2)
+	op := c.operator("n1")
+	eventually(t, "n4 joins", func() error {
+		state, err := op.Status(t.Context())
+		if err != nil {
+			return err
+		}
+		if !slices.ContainsFunc(state.GetNodes(), func(n *nodev1.NodeState) bool { return n.GetMember().GetName() == "n4" && n.GetUp() }) {
+			return fmt.Errorf("it is not there")
+		}
+		return nil
+	})
+	err := op.Add(t.Context(), "n4", func(*nodev1.Progress) {})
+	if err == nil || !strings.Contains(err.Error(), "not whole") {
+		t.Fatalf("a fourth node while the third is missing: %v", err)
+	}
+	if err := op.Replace(t.Context(), &nodev1.ReplaceNodeRequest{Name: "n3", With: "n4"}, func(p *nodev1.Progress) { t.Log(p.GetText()) }); err != nil {
+		t.Fatalf("replace the missing one: %v", err)
+	}
+	<-c.run["n4"].Serving()
+}

@@ -1,0 +1,203 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/bongsu-im/bongsu/internal/durable"
+	"github.com/bongsu-im/bongsu/journal"
+	"github.com/bongsu-im/bongsu/journal/raft"
+	"github.com/bongsu-im/bongsu/view"
+)
+
+// A node of a cluster mends its own stores: the others have everything. What
+// failed while it was open is opened again, which replays and proves what is
+// there; what is not whole is set aside, and the node comes back as a new member
+// with an empty store, in the place of the one it was. It never votes with a
+// store that has forgotten something.
+
+// brokenError ends a core whose stores are to be mended.
+type brokenError struct {
+	cause error
+	view  bool // the view does not agree with the journal: made again from it
+	anew  bool // not whole: begin with an empty store, as a new member
+}
+
+func (e *brokenError) Error() string { return e.cause.Error() }
+func (e *brokenError) Unwrap() error { return e.cause }
+
+const (
+	watchEvery = 250 * time.Millisecond
+	// fencedAgain within this time of the last mending: the disk cannot be trusted
+	// with what is on it.
+	fencedAgain = 10 * time.Minute
+	mendPause   = time.Second
+	mendMost    = 30 * time.Second
+)
+
+// watchStores ends the core when a store of a node of a cluster has failed.
+func (c *Core) watchStores(ctx context.Context) error {
+	if c.cluster == nil {
+		return nil
+	}
+	j := c.Journal.(*raft.Journal)
+	tick := time.NewTicker(watchEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return nil
+		}
+		if err := j.Fenced(); err != nil {
+			return &brokenError{cause: err, anew: isDamage(err)}
+		}
+		if err := c.View.Err(); err != nil {
+			return &brokenError{cause: err}
+		}
+		for n := range c.identity.Shards {
+			st, err := j.Status(ctx, journal.ShardID(n))
+			if err == nil && st.Role == raft.RoleDamaged {
+				return &brokenError{cause: fmt.Errorf("the journal of shard %d lacks what was acknowledged: %w", n, errors.Join(j.Damage()...)), anew: true}
+			}
+		}
+		if err := c.Shards.Damaged(); err != nil {
+			return &brokenError{cause: err, view: true}
+		}
+	}
+}
+
+// isDamage tells an error about what is stored from one of the device.
+func isDamage(err error) bool {
+	var corrupt *journal.CorruptError
+	var lost *journal.LostTailError
+	return errors.As(err, &corrupt) || errors.As(err, &lost)
+}
+
+// mend decides what follows the end of a core; nil: it is opened again.
+func (n *Node) mend(err error, m *mending) error {
+	var broken *brokenError
+	var fenced *view.FencedError
+	switch {
+	case n.cfg.Cluster == nil:
+		return err
+	case errors.As(err, &broken):
+	case errors.As(err, &fenced):
+		broken = &brokenError{cause: err}
+	case isDamage(err), isDamagedIdentity(err):
+		broken = &brokenError{cause: err, anew: true}
+	default:
+		return err
+	}
+	now := time.Now()
+	if !m.last.IsZero() && now.Sub(m.last) < fencedAgain {
+		m.pause = min(2*m.pause, mendMost)
+		var journalFence *journal.FencedError
+		broken.anew = broken.anew || broken.view || errors.As(err, &journalFence)
+	} else {
+		m.pause = mendPause
+	}
+	m.last = now
+	if broken.view && !broken.anew {
+		aside, err := view.SetAside(n.cfg.FS, Layout{n.cfg.Data}.View(), n.cfg.Clock)
+		if err != nil {
+			return errors.Join(broken.cause, err)
+		}
+		n.cfg.Logger.Error("the view does not agree with the journal; it is set aside and made again", "error", broken.cause, "aside", aside)
+		return nil
+	}
+	if !broken.anew {
+		n.cfg.Logger.Error("a store has failed; it is opened again and proven", "error", broken.cause, "in", m.pause)
+		return nil
+	}
+	aside, err := Layout{n.cfg.Data}.setAside(n.cfg.FS, now)
+	if err != nil {
+		return errors.Join(broken.cause, fmt.Errorf("set the damaged stores aside: %w", err))
+	}
+	n.cfg.Logger.Error("the stores are not whole; they are set aside, and this node comes back as a new member in its own place",
+		"error", broken.cause, "aside", aside, "in", m.pause)
+	return nil
+}
+
+// mending remembers how often it was needed.
+type mending struct {
+	last  time.Time
+	pause time.Duration
+}
+
+func isDamagedIdentity(err error) bool {
+	var e *identityError
+	return errors.As(err, &e)
+}
+
+// asidePrefix of folders with stores that were not whole; the newest is kept.
+const asidePrefix = "damaged-"
+
+// setAside moves both stores and the identity into a folder of their own. The
+// identity goes first: without it nobody takes what is left for a whole folder,
+// and the next start finishes.
+func (l Layout) setAside(fs durable.FS, now time.Time) (string, error) {
+	names, err := fs.List(l.Dir)
+	if err != nil {
+		return "", err
+	}
+	for _, name := range names {
+		if strings.HasPrefix(name, asidePrefix) {
+			if err := fs.RemoveAll(fs.PathJoin(l.Dir, name)); err != nil {
+				return "", fmt.Errorf("remove what was set aside before: %w", err)
+			}
+		}
+	}
+	aside := fs.PathJoin(l.Dir, asidePrefix+now.UTC().Format("20060102T150405"))
+	if err := durable.MkdirAll(fs, aside, 0o700); err != nil {
+		return "", err
+	}
+	for _, path := range []string{l.identity(), l.Journal(), l.View()} {
+		name := fs.PathBase(path)
+		if !slices.Contains(names, name) {
+			continue
+		}
+		if err := fs.Rename(path, fs.PathJoin(aside, name)); err != nil {
+			return "", fmt.Errorf("set %s aside: %w", name, err)
+		}
+		if err := durable.SyncDir(fs, l.Dir); err != nil {
+			return "", err
+		}
+	}
+	return aside, nil
+}
+
+// replaced is the member that a new folder of this node takes the place of: the
+// one of its name that is not there any more; 0 if there is none.
+func (c *cluster) replaced() uint64 {
+	var old uint64
+	for _, m := range c.roster.Named(c.name) {
+		if m.GetId() != c.self {
+			old = m.GetId()
+		}
+	}
+	return old
+}
+
+// keepReplacing takes the place of the member that this node was, until that is
+// done. Members that are missing hold it up: one replica at a time.
+func (c *cluster) keepReplacing(ctx context.Context, old uint64) {
+	for pause := mendPause; ctx.Err() == nil; pause = min(2*pause, 5*time.Second) {
+		ch := &changer{c: c, tell: c.tellChange}
+		err := ch.replaceBy(ctx, old, c.self)
+		if err == nil {
+			c.log.Info("this node has taken the place of the one that it was", "old", old, "new", c.self)
+			return
+		}
+		if ctx.Err() == nil {
+			c.log.Warn("this node has not taken its old place yet", "error", err, "again_in", pause)
+		}
+		if wait(ctx, pause) != nil {
+			return
+		}
+	}
+}
