@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"connectrpc.com/connect"
@@ -31,9 +32,22 @@ const (
 	catchUpWait = 2 * time.Minute
 )
 
-// replicas is who holds each shard, as its leader says.
+// replicas is who holds each shard, as its leader says, and whom it does not hear.
 type replicas struct {
 	voters, learners [][]uint64
+	missing          []uint64
+}
+
+// whole tells whether every leader hears everybody.
+func (ch *changer) whole(r *replicas) error {
+	if len(r.missing) == 0 {
+		return nil
+	}
+	var names []string
+	for _, id := range r.missing {
+		names = append(names, fmt.Sprintf("%s (%d)", ch.c.nameOf(id), id))
+	}
+	return fmt.Errorf("the cluster is not whole, nothing is heard of %s: bring it back or replace it; nothing was changed", strings.Join(names, ", "))
 }
 
 func (r *replicas) of(shard int) []uint64 { return slices.Concat(r.voters[shard], r.learners[shard]) }
@@ -58,6 +72,9 @@ func (ch *changer) look(ctx context.Context) (*replicas, error) {
 				continue
 			}
 			for _, m := range s.GetMembers() {
+				if !m.GetActive() && !slices.Contains(r.missing, m.GetNode()) {
+					r.missing = append(r.missing, m.GetNode())
+				}
 				if m.GetVoter() {
 					r.voters[s.GetShard()] = append(r.voters[s.GetShard()], m.GetNode())
 				} else {
@@ -116,6 +133,9 @@ func (ch *changer) newcomer(r *replicas, name string) (uint64, error) {
 func (ch *changer) add(ctx context.Context, name string) error {
 	r, err := ch.look(ctx)
 	if err != nil {
+		return err
+	}
+	if err := ch.whole(r); err != nil {
 		return err
 	}
 	node, err := ch.newcomer(r, name)
@@ -203,6 +223,9 @@ func (ch *changer) remove(ctx context.Context, name string) error {
 		return fmt.Errorf("several members are called %s: replace the one that is lost", name)
 	}
 	node := named[0].GetId()
+	if r.missing = slices.DeleteFunc(r.missing, func(id uint64) bool { return id == node }); ch.whole(r) != nil {
+		return ch.whole(r)
+	}
 	others := ch.nodes(r, node)
 	if len(others) == 0 {
 		return fmt.Errorf("node %s is the last one", name)

@@ -364,6 +364,9 @@ func TestChangesAreRefusedWhileNotWhole(t *testing.T) {
 		if !slices.ContainsFunc(state.GetNodes(), func(n *nodev1.NodeState) bool { return n.GetMember().GetName() == "n4" && n.GetUp() }) {
 			return fmt.Errorf("it is not there")
 		}
+		if replicated(state, 3) == nil {
+			return fmt.Errorf("nobody misses n3 yet")
+		}
 		return nil
 	})
 	err := op.Add(t.Context(), "n4", func(*nodev1.Progress) {})

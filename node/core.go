@@ -73,9 +73,11 @@ func OpenCore(ctx context.Context, cfg Config, registry prometheus.Registerer) (
 			first = func() (identity, error) { return c.cluster.join(ctx, cfg, layout) }
 		}
 	}
-	if c.identity, c.release, err = layout.claim(cfg.FS, kind, first); err != nil {
+	id, release, err := layout.claim(cfg.FS, kind, first)
+	if err != nil {
 		return nil, err
 	}
+	c.identity, c.release = id, release
 	if c.cluster != nil {
 		c.cluster.self = c.identity.Node
 		if err := c.cluster.announce(); err != nil {

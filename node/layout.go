@@ -113,11 +113,11 @@ func (l Layout) claim(fs durable.FS, kind string, first func() (identity, error)
 			err = l.write(fs, id)
 		}
 	}
-	if err == nil && id.Layout != layoutVersion {
-		err = fmt.Errorf("data folder %s has layout %d, this release knows %d", l.Dir, id.Layout, layoutVersion)
-	}
 	if err == nil && id.Check != id.sum() {
 		err = &identityError{l.identity(), errors.New("its checksum does not agree")}
+	}
+	if err == nil && id.Layout != layoutVersion {
+		err = fmt.Errorf("data folder %s has layout %d, this release knows %d", l.Dir, id.Layout, layoutVersion)
 	}
 	if err == nil && (id.Shards < 1 || id.Shards > 256 || id.Node == 0) {
 		err = &identityError{l.identity(), fmt.Errorf("%d shards, node %d", id.Shards, id.Node)}
