@@ -183,6 +183,9 @@ func (o *owner) newProgress() *progress {
 
 func (p *progress) add(records int, goal journal.Index) {
 	p.records += records
+	if p.o.started { // a follower that has caught up applies for ever
+		return
+	}
 	if time.Since(p.reported) < reportTime {
 		return
 	}

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"text/tabwriter"
@@ -219,6 +220,7 @@ func statusOf(state *nodev1.GetClusterResponse) clusterStatus {
 				s.Whole = false
 			}
 		}
+		slices.SortFunc(row.Members, func(a, b memberStatus) int { return strings.Compare(a.Node, b.Node) })
 		s.Shards = append(s.Shards, row)
 	}
 	return s
