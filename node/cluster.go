@@ -63,7 +63,11 @@ type cluster struct {
 
 	mu    sync.Mutex // guards what follows
 	links map[uint64]*nodeLink
-	heard map[uint64]time.Time // when an exchange with a node last succeeded
+	heard map[uint64]time.Time                    // when an exchange with a node last succeeded
+	held  map[uint64]map[uint32]*nodev1.HeldShard // what each node says it holds
+
+	streams streams
+	absent  atomic.Pointer[[]bool] // shards that this node holds no replica of
 
 	running sync.WaitGroup
 	end     context.CancelFunc
@@ -93,7 +97,8 @@ func openCluster(cfg Config, layout Layout) (*cluster, error) {
 	log := cfg.Logger.With("node", identity.Name())
 	c := &cluster{
 		cfg: *cfg.Cluster, name: identity.Name(), version: cfg.Version, log: log,
-		exchange: make(chan struct{}, 1), links: map[uint64]*nodeLink{}, heard: map[uint64]time.Time{}, end: func() {},
+		exchange: make(chan struct{}, 1), links: map[uint64]*nodeLink{}, heard: map[uint64]time.Time{},
+		held: map[uint64]map[uint32]*nodev1.HeldShard{}, end: func() {},
 	}
 	if c.roster, err = roster.Open(cfg.FS, layout.Roster()); err != nil {
 		var damaged *roster.DamagedError
@@ -213,11 +218,14 @@ func (c *cluster) soon() {
 // start begins to talk to the others; the stores are open.
 func (c *cluster) start(core *Core, j *raft.Journal) {
 	c.core, c.journal = core, j
+	c.streams.shards = make([]stream, core.identity.Shards)
 	ctx, cancel := context.WithCancel(context.Background())
 	c.end = cancel
 	c.running.Go(func() { c.keepLinks(ctx) })
 	c.running.Go(func() { c.keepRosters(ctx) })
 	c.running.Go(func() { c.keepBalance(ctx) })
+	c.running.Go(func() { c.keepStreams(ctx) })
+	c.running.Go(func() { core.feeds.keepAlive(ctx) })
 	c.running.Go(func() { c.serveLinks(ctx) })
 	c.running.Go(func() { c.serveHTTP(ctx) })
 	if old := core.identity.Replaces; old != 0 {
@@ -294,7 +302,7 @@ func (c *cluster) linked(node uint64) bool {
 
 // serveLinks answers the requests of other nodes.
 func (c *cluster) serveLinks(ctx context.Context) {
-	server := peer.NewServer(c.core.Shards, c.log, peer.Times{})
+	server := peer.NewServer(c.core.Shards, c.core.feeds, c.log, peer.Times{})
 	var serving sync.WaitGroup
 	defer serving.Wait()
 	l := c.port.lines[peer.Protocol]
@@ -381,6 +389,7 @@ func (c *cluster) exchangeWith(ctx context.Context, m *nodev1.Member) {
 		return // links and the transport say so, once
 	}
 	c.merge(reply.Msg.GetMembers(), m.GetName())
+	c.noteHeld(m.GetId(), reply.Msg.GetHeld())
 	c.mu.Lock()
 	c.heard[m.GetId()] = time.Now()
 	c.mu.Unlock()
@@ -404,6 +413,9 @@ func (c *cluster) up(node uint64) bool {
 
 // leader is the node that leads a shard as far as is known here; 0 for nobody.
 func (c *cluster) leader(shard int) uint64 {
+	if absent := c.absent.Load(); absent != nil && (*absent)[shard] {
+		return c.leaderElsewhere(shard)
+	}
 	node, _ := c.journal.Leader(journal.ShardID(shard))
 	return node
 }
@@ -419,6 +431,14 @@ func (c *cluster) elsewhere(shard int) error {
 		return errors.New("this node is taking it over")
 	case !c.linked(at):
 		return fmt.Errorf("node %s leads it and is not reached", c.nameOf(at))
+	case c.isAbsent(shard):
+		return c.streaming(shard)
 	}
 	return nil
+}
+
+// isAbsent tells whether this node holds no replica of a shard.
+func (c *cluster) isAbsent(shard int) bool {
+	absent := c.absent.Load()
+	return absent != nil && (*absent)[shard]
 }

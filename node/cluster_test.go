@@ -18,6 +18,7 @@ import (
 	"github.com/bongsu-im/bongsu/client"
 	edgev1 "github.com/bongsu-im/bongsu/gen/bongsu/edge/v1"
 	nodev1 "github.com/bongsu-im/bongsu/gen/bongsu/node/v1"
+	"github.com/bongsu-im/bongsu/internal/id"
 	"github.com/bongsu-im/bongsu/internal/mtls"
 	"github.com/bongsu-im/bongsu/node"
 )
@@ -100,7 +101,7 @@ func (c *nodes) operator(at string) *node.ClusterClient {
 // eventually waits until what is so; it may take a while on a loaded machine.
 func eventually(t *testing.T, what string, so func() error) {
 	t.Helper()
-	end := time.Now().Add(60 * time.Second)
+	end := time.Now().Add(40 * time.Second)
 	for {
 		err := so()
 		if err == nil {
@@ -154,7 +155,7 @@ func replicated(state *nodev1.GetClusterResponse, voters int) error {
 }
 
 func testLogger(t *testing.T, name string) *slog.Logger {
-	return slog.New(slog.NewTextHandler(testWriter{t}, nil)).With("at", name)
+	return slog.New(slog.NewTextHandler(testWriter{t}, &slog.HandlerOptions{Level: slog.LevelDebug})).With("at", name)
 }
 
 func freeAddr(t *testing.T) string {
@@ -377,4 +378,98 @@ func TestChangesAreRefusedWhileNotWhole(t *testing.T) {
 		t.Fatalf("replace the missing one: %v", err)
 	}
 	<-c.run["n4"].Serving()
+}
+
+// TestAFourthNodeHearsOfWhatItDoesNotHold: with four nodes each holds three
+// quarters of the shards; whoever is connected to any of them hears of every room.
+func TestAFourthNodeHearsOfWhatItDoesNotHold(t *testing.T) {
+	c := newNodes(t, "n1", "n2", "n3", "n4")
+	c.start("n1", "", 4)
+	for _, name := range []string{"n2", "n3", "n4"} {
+		c.begin(name, "n1", 4)
+		c.add("n1", name)
+	}
+	for _, name := range []string{"n2", "n3", "n4"} {
+		<-c.run[name].Serving()
+	}
+	state, err := c.operator("n4").Status(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	absent := map[string]int{}
+	for _, n := range state.GetNodes() {
+		for _, s := range n.GetNode().GetShards() {
+			if s.GetRole() == "joining" || s.GetRole() == "removed" {
+				absent[n.GetMember().GetName()]++
+			}
+		}
+	}
+	if absent["n4"] != 1 {
+		t.Fatalf("n4 does not hold %d shards, want 1: %v", absent["n4"], absent)
+	}
+	for at, n := range c.run {
+		eventually(t, "ready "+at, func() error {
+			if code, text := get(t, n.URL()+"/readyz"); code != http.StatusOK {
+				state, err := c.operator(at).Status(t.Context())
+				if err != nil {
+					return err
+				}
+				for _, n := range state.GetNodes() {
+					text += n.GetMember().GetName() + ": " + n.GetNode().GetReady() + "; "
+				}
+				return fmt.Errorf("%d %s", code, text)
+			}
+			return nil
+		})
+	}
+	ann := join(t, c.run["n1"].URL(), "ann")
+	var rooms []string
+	for i := range 8 { // eight accounts: some room is on every shard
+		login := fmt.Sprint("friend", i)
+		join(t, c.run["n2"].URL(), login)
+		them := signIn(t, c.run["n4"].URL(), login)
+		room, err := ann.OpenDirect(t.Context(), them.UserID())
+		if err != nil {
+			t.Fatal(err)
+		}
+		rooms = append(rooms, room.GetRoomId())
+		// The account's list follows the room; whoever connects before it does hears
+		// of the room by an event of its own.
+		eventually(t, "the room is on their list", func() error {
+			list, err := them.Rooms(t.Context())
+			if err == nil && len(list) == 0 {
+				err = fmt.Errorf("it is not: %s of shard %d, room of shard %d", login, shardOf(them.UserID()), shardOf(room.GetRoomId()))
+			}
+			return err
+		})
+		heard := make(chan string, 16)
+		conn := them.Connect(t.Context(), client.ConnectOptions{OnEvent: func(e client.Event) {
+			if m := e.Push.GetMessage(); m != nil {
+				heard <- m.GetMessage().GetText()
+			}
+		}})
+		t.Cleanup(conn.Close)
+		if _, err := conn.Me(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		text := fmt.Sprint("for ", login)
+		say(t, ann, rooms[i], text)
+		select {
+		case got := <-heard:
+			if got != text {
+				t.Errorf("%s hears %q", login, got)
+			}
+		case <-time.After(20 * time.Second):
+			t.Errorf("%s (shard %d) at n4 hears nothing of a room of shard %d", login, shardOf(them.UserID()), shardOf(rooms[i]))
+		}
+	}
+}
+
+func shardOf(text string) int {
+	for _, kind := range []id.Kind{id.User, id.Room} {
+		if i, err := id.Parse(kind, text); err == nil {
+			return i.Partition().Shard(4)
+		}
+	}
+	return -1
 }

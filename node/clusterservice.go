@@ -58,7 +58,7 @@ func (s *clusterService) Exchange(_ context.Context, r *connect.Request[nodev1.E
 	if _, err := s.c.roster.Merge(r.Msg.GetMembers()); err != nil {
 		return nil, connect.NewError(connect.CodeFailedPrecondition, err)
 	}
-	return connect.NewResponse(&nodev1.ExchangeResponse{Members: s.c.roster.All()}), nil
+	return connect.NewResponse(&nodev1.ExchangeResponse{Members: s.c.roster.All(), Held: s.c.holds()}), nil
 }
 
 // GetNode implements nodev1connect.ClusterServiceHandler.

@@ -31,10 +31,12 @@ type Core struct {
 	View    *view.Store
 	Shards  *shard.Set
 
-	feed atomic.Pointer[func([]*nodev1.FeedItem)]
+	feed   atomic.Pointer[func([]*nodev1.FeedItem)]
+	missed atomic.Pointer[func(why string)]
 
 	cluster *cluster // nil: this node is alone
 	router  *router  // likewise
+	feeds   *feeds   // likewise
 
 	end     context.CancelFunc
 	running sync.WaitGroup
@@ -137,7 +139,10 @@ func (c *Core) joinShards(sc *shard.Config) {
 		}
 		return nodes
 	})
+	c.feeds = newFeeds(c.identity.Shards, func(shard int) uint64 { return c.View.Shard(shard).Mark().GetIndex() })
+	c.router.source = cl.source
 	sc.Do = c.router.doAgain
+	sc.Absent = cl.isAbsent
 	sc.Elsewhere = cl.elsewhere
 	sc.LeaseEnded = func(n int, lease journal.Lease) <-chan struct{} { return j.LeaseEnded(journal.ShardID(n), lease) }
 	sc.Fresh = func(n int) bool { return cl.leader(n) != 0 }
@@ -200,6 +205,14 @@ func (c *Core) openView(dir string) (*view.Store, error) {
 const viewLayout = 1
 
 func (c *Core) publish(items []*nodev1.FeedItem) {
+	c.hand(items)
+	if c.feeds != nil {
+		c.feeds.publish(items)
+	}
+}
+
+// hand gives what was applied, here or elsewhere, to who listens on this node.
+func (c *Core) hand(items []*nodev1.FeedItem) {
 	if f := c.feed.Load(); f != nil {
 		(*f)(items)
 	}
@@ -207,6 +220,15 @@ func (c *Core) publish(items []*nodev1.FeedItem) {
 
 // OnFeed sets who hears of applied events from now on; f must not block.
 func (c *Core) OnFeed(f func([]*nodev1.FeedItem)) { c.feed.Store(&f) }
+
+// OnMissed sets who is told that some of the feed did not come.
+func (c *Core) OnMissed(f func(why string)) { c.missed.Store(&f) }
+
+func (c *Core) resync(why string) {
+	if f := c.missed.Load(); f != nil {
+		(*f)(why)
+	}
+}
 
 // Failed gives the error that ended a part of the core which should run for ever.
 func (c *Core) Failed() <-chan error { return c.failed }

@@ -237,6 +237,7 @@ func (n *Node) openDoor(core *Core, registry *prometheus.Registry, keys *auth.Ri
 		return nil, err
 	}
 	core.OnFeed(door.Feed)
+	core.OnMissed(door.Resync)
 	handler := door.Handler()
 	n.door.Store(&handler)
 	return door, nil

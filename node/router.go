@@ -28,6 +28,8 @@ type router struct {
 	leader func(shard int) uint64       // 0: none known
 	node   func(node uint64) remoteNode // nil: no such node, or this one
 	nodes  func() []uint64              // all of them
+	// source is the node whose stream of a shard comes here; 0: none.
+	source func(shard int) uint64
 
 	mu     sync.Mutex         // guards floors
 	floors []*edgev1.Position // by shard: the last position acknowledged through this node
@@ -50,7 +52,7 @@ type remoteNode interface {
 }
 
 func newRouter(shards int, self uint64, leader func(int) uint64, node func(uint64) remoteNode, nodes func() []uint64) *router {
-	return &router{shards: shards, self: self, leader: leader, node: node, nodes: nodes, floors: make([]*edgev1.Position, shards)}
+	return &router{shards: shards, self: self, leader: leader, node: node, nodes: nodes, source: func(int) uint64 { return 0 }, floors: make([]*edgev1.Position, shards)}
 }
 
 // noDeadline stands for the deadline of a caller that has none.
@@ -138,7 +140,8 @@ func (r *router) Query(ctx context.Context, q *nodev1.Query) (*nodev1.QueryReply
 			return reply, nil
 		}
 	}
-	reply, err := r.local.Query(ctx, r.withFloors(q))
+	q = r.withFloors(q)
+	reply, err := r.local.Query(ctx, q)
 	switch {
 	case err != nil:
 		return reply, err
@@ -208,7 +211,12 @@ func (r *router) withFloors(q *nodev1.Query) *nodev1.Query {
 func (r *router) anywhere(ctx context.Context, q *nodev1.Query, otherwise *nodev1.QueryReply) (*nodev1.QueryReply, error) {
 	tried := map[uint64]bool{r.self: true}
 	if p, err := chat.QueryPartition(q); err == nil {
-		if at := r.leader(p.Shard(r.shards)); at != 0 && !tried[at] {
+		// First whose stream comes here: another may be behind it, and what its
+		// stream has told before a session began would then be missed.
+		for _, at := range []uint64{r.source(p.Shard(r.shards)), r.leader(p.Shard(r.shards))} {
+			if at == 0 || tried[at] {
+				continue
+			}
 			tried[at] = true
 			if reply := r.askAt(ctx, at, q); reply != nil {
 				return reply, nil

@@ -106,15 +106,26 @@ func (o *owner) reign(ctx context.Context) error {
 // and regaining it is mostly quick; then they are refused and can try another
 // server.
 func (o *owner) lease(ctx context.Context) (journal.Lease, error) {
+	// Stopping a timer does not wait for what it has begun: were that to close the
+	// inbox after the lease has opened it, the owner would refuse for ever.
+	var mu sync.Mutex
+	over := false
 	impatient := time.AfterFunc(o.set.cfg.LeaseGrace, func() {
-		if !o.current.Load() {
-			return // nothing is admitted yet anyway
+		mu.Lock()
+		defer mu.Unlock()
+		if over || !o.current.Load() {
+			return // had in time, or nothing is admitted yet anyway
 		}
 		if o.status.setIf(&notOwner, errors.New("waiting for ownership")) {
 			o.inbox.close(notOwner)
 		}
 	})
-	defer impatient.Stop()
+	defer func() {
+		impatient.Stop()
+		mu.Lock()
+		defer mu.Unlock()
+		over = true
+	}()
 	return o.log.Lease(ctx)
 }
 
@@ -236,7 +247,8 @@ func (s *status) ready() error {
 // follows and another serves.
 func (o *owner) ready() error {
 	err := o.status.ready()
-	if err == nil || o.set.cfg.Elsewhere == nil || o.status.reason() != &notOwner {
+	absent := o.set.cfg.Absent != nil && o.set.cfg.Absent(o.n)
+	if err == nil || o.set.cfg.Elsewhere == nil || o.status.reason() != &notOwner && !absent {
 		return err
 	}
 	if why := o.set.cfg.Elsewhere(o.n); why != nil {

@@ -59,6 +59,9 @@ type Config struct {
 	// Elsewhere tells why no other node serves a shard that this one does not own;
 	// nil if one does. A nil Elsewhere: there are no other nodes.
 	Elsewhere func(shard int) error
+	// Absent tells whether this node holds no replica of a shard: another serves
+	// it. nil: it holds all.
+	Absent func(shard int) bool
 	// LeaseEnded gives a channel that is closed when a lease is over, so that an
 	// idle owner finds out; nil: it finds out at its next append.
 	LeaseEnded func(shard int, lease journal.Lease) <-chan struct{}

@@ -43,7 +43,7 @@ type Client struct {
 }
 
 type asked struct {
-	deadline time.Time
+	deadline time.Time // zero: a stream, which has none
 	done     func(*nodev1.PeerFrame, error)
 }
 
@@ -149,6 +149,15 @@ func (c *Client) forget(id uint64) *asked {
 }
 
 func (c *Client) answered(f *nodev1.PeerFrame) {
+	if f.GetFeed() != nil {
+		c.mu.Lock()
+		a := c.asked[f.GetId()]
+		c.mu.Unlock()
+		if a != nil && a.deadline.IsZero() {
+			a.done(f, nil)
+		}
+		return
+	}
 	if a := c.forget(f.GetId()); a != nil { // nil: its time was over
 		a.done(f, nil)
 	}
@@ -168,7 +177,7 @@ func (c *Client) sweep(ctx context.Context) {
 		var late []*asked
 		c.mu.Lock()
 		for id, a := range c.asked {
-			if now.After(a.deadline) {
+			if !a.deadline.IsZero() && now.After(a.deadline) {
 				late = append(late, a)
 				delete(c.asked, id)
 			}
@@ -178,6 +187,38 @@ func (c *Client) sweep(ctx context.Context) {
 			a.done(nil, fmt.Errorf("peer: %w", context.DeadlineExceeded))
 		}
 	}
+}
+
+// Follow asks the node for what it applies of a shard. take gets the batches in
+// order, on the link's goroutine; ended is called once, when there will be no
+// more. stop ends it from this side.
+func (c *Client) Follow(shard int, after uint64, take func(*nodev1.FeedBatch), ended func(error)) (stop func()) {
+	f := &nodev1.PeerFrame{Body: &nodev1.PeerFrame_Follow{Follow: &nodev1.Follow{Shard: uint32(shard), After: after}}}
+	a := &asked{done: func(f *nodev1.PeerFrame, err error) {
+		switch {
+		case err != nil:
+			ended(err)
+		case f.GetFeed() != nil:
+			take(f.GetFeed())
+		default:
+			ended(fmt.Errorf("node %s: %s", c.node, f.GetUnknown()))
+		}
+	}}
+	c.mu.Lock()
+	l := c.link
+	if l == nil || len(c.asked) >= maxAsked {
+		c.mu.Unlock()
+		ended(ErrNoLink)
+		return func() {}
+	}
+	c.lastID++
+	f.Id = c.lastID
+	c.asked[f.Id] = a
+	c.mu.Unlock()
+	if err := l.put(f); err != nil && c.forget(f.Id) != nil {
+		ended(fmt.Errorf("%w: %w", ErrNoLink, err))
+	}
+	return func() { c.forget(f.Id) }
 }
 
 // noLink is the refusal that goes with ErrNoLink: nothing was done.

@@ -84,7 +84,7 @@ type world struct {
 func newWorld(t *testing.T) *world {
 	w := &world{t: t, backend: &backend{}}
 	log := slog.New(slog.DiscardHandler)
-	w.server = NewServer(w.backend, log, Times{})
+	w.server = NewServer(w.backend, nil, log, Times{})
 	ctx, cancel := context.WithCancel(context.Background())
 	w.client = NewClient("n2", func(context.Context) (net.Conn, error) {
 		w.mu.Lock()
@@ -307,7 +307,7 @@ func TestBadFramesEndTheLink(t *testing.T) {
 			served := make(chan struct{})
 			go func() {
 				defer close(served)
-				NewServer(&backend{}, slog.New(slog.DiscardHandler), Times{}).Serve(context.Background(), b, "n1")
+				NewServer(&backend{}, nil, slog.New(slog.DiscardHandler), Times{}).Serve(context.Background(), b, "n1")
 			}()
 			go func() { _, _ = io.Copy(io.Discard, a) }()
 			if _, err := a.Write(sent); err != nil {

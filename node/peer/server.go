@@ -17,7 +17,18 @@ type Backend interface {
 	Query(ctx context.Context, q *nodev1.Query) (*nodev1.QueryReply, error)
 }
 
+// Feeder gives nodes without a replica what is applied here.
+type Feeder interface {
+	// Follow hands batches to send, in order, until stop is called. send does not
+	// block; it returns false if it could not take the batch, and whoever sends
+	// begins the next one with a gap.
+	Follow(shard int, after uint64, send func(*nodev1.FeedBatch) bool) (stop func(), err error)
+}
+
 const (
+	// maxFollows bounds what one link may follow: every shard, and again while it
+	// moves.
+	maxFollows = 8192
 	// maxQueries bounds the queries of one link that are being answered.
 	maxQueries = 256
 	// mostDeadline bounds what a peer may ask for.
@@ -27,13 +38,14 @@ const (
 // Server answers links.
 type Server struct {
 	backend Backend
+	feeder  Feeder // nil: nothing can be followed
 	log     *slog.Logger
 	times   Times
 }
 
 // NewServer returns a server; the zero value of times is safe.
-func NewServer(backend Backend, log *slog.Logger, times Times) *Server {
-	return &Server{backend: backend, log: log, times: times.withDefaults()}
+func NewServer(backend Backend, feeder Feeder, log *slog.Logger, times Times) *Server {
+	return &Server{backend: backend, feeder: feeder, log: log, times: times.withDefaults()}
 }
 
 // Serve answers one connection, whose other end has proven to be a node of this
@@ -44,6 +56,7 @@ func (s *Server) Serve(ctx context.Context, conn net.Conn, from string) {
 	l := newLink(conn, s.times)
 	var working sync.WaitGroup
 	slots := make(chan struct{}, maxQueries)
+	var stops []func()
 	err := l.run(ctx, func(f *nodev1.PeerFrame) {
 		deadline := time.Now().Add(min(time.Duration(f.GetDeadlineMs())*time.Millisecond, mostDeadline))
 		frameID := f.GetId()
@@ -76,11 +89,28 @@ func (s *Server) Serve(ctx context.Context, conn net.Conn, from string) {
 				}
 				s.answer(l, out)
 			})
+		case *nodev1.PeerFrame_Follow:
+			if s.feeder == nil || len(stops) >= maxFollows {
+				s.answer(l, &nodev1.PeerFrame{Id: frameID, Body: &nodev1.PeerFrame_Unknown{Unknown: "nothing can be followed here"}})
+				return
+			}
+			stop, err := s.feeder.Follow(int(b.Follow.GetShard()), b.Follow.GetAfter(), func(batch *nodev1.FeedBatch) bool {
+				err := l.put(&nodev1.PeerFrame{Id: frameID, Body: &nodev1.PeerFrame_Feed{Feed: batch}})
+				return err == nil
+			})
+			if err != nil {
+				s.answer(l, &nodev1.PeerFrame{Id: frameID, Body: &nodev1.PeerFrame_Unknown{Unknown: err.Error()}})
+				return
+			}
+			stops = append(stops, stop)
 		default:
 			l.end(errors.New("peer: an answer to nothing"))
 		}
 	})
 	cancel()
+	for _, stop := range stops {
+		stop()
+	}
 	working.Wait()
 	s.log.Debug("peer link ended", "from", from, "reason", err)
 }

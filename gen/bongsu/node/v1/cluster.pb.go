@@ -74,7 +74,7 @@ func (x ChangeMemberRequest_Change) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use ChangeMemberRequest_Change.Descriptor instead.
 func (ChangeMemberRequest_Change) EnumDescriptor() ([]byte, []int) {
-	return file_bongsu_node_v1_cluster_proto_rawDescGZIP(), []int{18, 0}
+	return file_bongsu_node_v1_cluster_proto_rawDescGZIP(), []int{19, 0}
 }
 
 // Member is one node: an ID that is used once, for one data folder.
@@ -355,8 +355,10 @@ func (x *ExchangeRequest) GetMembers() []*Member {
 }
 
 type ExchangeResponse struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Members       []*Member              `protobuf:"bytes,1,rep,name=members,proto3" json:"members,omitempty"`
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Members []*Member              `protobuf:"bytes,1,rep,name=members,proto3" json:"members,omitempty"`
+	// shards that the answering node holds.
+	Held          []*HeldShard `protobuf:"bytes,2,rep,name=held,proto3" json:"held,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -398,6 +400,73 @@ func (x *ExchangeResponse) GetMembers() []*Member {
 	return nil
 }
 
+func (x *ExchangeResponse) GetHeld() []*HeldShard {
+	if x != nil {
+		return x.Held
+	}
+	return nil
+}
+
+type HeldShard struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Shard         uint32                 `protobuf:"varint,1,opt,name=shard,proto3" json:"shard,omitempty"`
+	Term          uint64                 `protobuf:"varint,2,opt,name=term,proto3" json:"term,omitempty"`
+	Leads         bool                   `protobuf:"varint,3,opt,name=leads,proto3" json:"leads,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *HeldShard) Reset() {
+	*x = HeldShard{}
+	mi := &file_bongsu_node_v1_cluster_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *HeldShard) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*HeldShard) ProtoMessage() {}
+
+func (x *HeldShard) ProtoReflect() protoreflect.Message {
+	mi := &file_bongsu_node_v1_cluster_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use HeldShard.ProtoReflect.Descriptor instead.
+func (*HeldShard) Descriptor() ([]byte, []int) {
+	return file_bongsu_node_v1_cluster_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *HeldShard) GetShard() uint32 {
+	if x != nil {
+		return x.Shard
+	}
+	return 0
+}
+
+func (x *HeldShard) GetTerm() uint64 {
+	if x != nil {
+		return x.Term
+	}
+	return 0
+}
+
+func (x *HeldShard) GetLeads() bool {
+	if x != nil {
+		return x.Leads
+	}
+	return false
+}
+
 type GetNodeRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -406,7 +475,7 @@ type GetNodeRequest struct {
 
 func (x *GetNodeRequest) Reset() {
 	*x = GetNodeRequest{}
-	mi := &file_bongsu_node_v1_cluster_proto_msgTypes[5]
+	mi := &file_bongsu_node_v1_cluster_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -418,7 +487,7 @@ func (x *GetNodeRequest) String() string {
 func (*GetNodeRequest) ProtoMessage() {}
 
 func (x *GetNodeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bongsu_node_v1_cluster_proto_msgTypes[5]
+	mi := &file_bongsu_node_v1_cluster_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -431,7 +500,7 @@ func (x *GetNodeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetNodeRequest.ProtoReflect.Descriptor instead.
 func (*GetNodeRequest) Descriptor() ([]byte, []int) {
-	return file_bongsu_node_v1_cluster_proto_rawDescGZIP(), []int{5}
+	return file_bongsu_node_v1_cluster_proto_rawDescGZIP(), []int{6}
 }
 
 type GetNodeResponse struct {
@@ -446,7 +515,7 @@ type GetNodeResponse struct {
 
 func (x *GetNodeResponse) Reset() {
 	*x = GetNodeResponse{}
-	mi := &file_bongsu_node_v1_cluster_proto_msgTypes[6]
+	mi := &file_bongsu_node_v1_cluster_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -458,7 +527,7 @@ func (x *GetNodeResponse) String() string {
 func (*GetNodeResponse) ProtoMessage() {}
 
 func (x *GetNodeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_bongsu_node_v1_cluster_proto_msgTypes[6]
+	mi := &file_bongsu_node_v1_cluster_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -471,7 +540,7 @@ func (x *GetNodeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetNodeResponse.ProtoReflect.Descriptor instead.
 func (*GetNodeResponse) Descriptor() ([]byte, []int) {
-	return file_bongsu_node_v1_cluster_proto_rawDescGZIP(), []int{6}
+	return file_bongsu_node_v1_cluster_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *GetNodeResponse) GetMember() *Member {
@@ -521,7 +590,7 @@ type ShardState struct {
 
 func (x *ShardState) Reset() {
 	*x = ShardState{}
-	mi := &file_bongsu_node_v1_cluster_proto_msgTypes[7]
+	mi := &file_bongsu_node_v1_cluster_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -533,7 +602,7 @@ func (x *ShardState) String() string {
 func (*ShardState) ProtoMessage() {}
 
 func (x *ShardState) ProtoReflect() protoreflect.Message {
-	mi := &file_bongsu_node_v1_cluster_proto_msgTypes[7]
+	mi := &file_bongsu_node_v1_cluster_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -546,7 +615,7 @@ func (x *ShardState) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShardState.ProtoReflect.Descriptor instead.
 func (*ShardState) Descriptor() ([]byte, []int) {
-	return file_bongsu_node_v1_cluster_proto_rawDescGZIP(), []int{7}
+	return file_bongsu_node_v1_cluster_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *ShardState) GetShard() uint32 {
@@ -633,7 +702,7 @@ type MemberState struct {
 
 func (x *MemberState) Reset() {
 	*x = MemberState{}
-	mi := &file_bongsu_node_v1_cluster_proto_msgTypes[8]
+	mi := &file_bongsu_node_v1_cluster_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -645,7 +714,7 @@ func (x *MemberState) String() string {
 func (*MemberState) ProtoMessage() {}
 
 func (x *MemberState) ProtoReflect() protoreflect.Message {
-	mi := &file_bongsu_node_v1_cluster_proto_msgTypes[8]
+	mi := &file_bongsu_node_v1_cluster_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -658,7 +727,7 @@ func (x *MemberState) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MemberState.ProtoReflect.Descriptor instead.
 func (*MemberState) Descriptor() ([]byte, []int) {
-	return file_bongsu_node_v1_cluster_proto_rawDescGZIP(), []int{8}
+	return file_bongsu_node_v1_cluster_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *MemberState) GetNode() uint64 {
@@ -704,7 +773,7 @@ type GetClusterRequest struct {
 
 func (x *GetClusterRequest) Reset() {
 	*x = GetClusterRequest{}
-	mi := &file_bongsu_node_v1_cluster_proto_msgTypes[9]
+	mi := &file_bongsu_node_v1_cluster_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -716,7 +785,7 @@ func (x *GetClusterRequest) String() string {
 func (*GetClusterRequest) ProtoMessage() {}
 
 func (x *GetClusterRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bongsu_node_v1_cluster_proto_msgTypes[9]
+	mi := &file_bongsu_node_v1_cluster_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -729,7 +798,7 @@ func (x *GetClusterRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetClusterRequest.ProtoReflect.Descriptor instead.
 func (*GetClusterRequest) Descriptor() ([]byte, []int) {
-	return file_bongsu_node_v1_cluster_proto_rawDescGZIP(), []int{9}
+	return file_bongsu_node_v1_cluster_proto_rawDescGZIP(), []int{10}
 }
 
 type GetClusterResponse struct {
@@ -743,7 +812,7 @@ type GetClusterResponse struct {
 
 func (x *GetClusterResponse) Reset() {
 	*x = GetClusterResponse{}
-	mi := &file_bongsu_node_v1_cluster_proto_msgTypes[10]
+	mi := &file_bongsu_node_v1_cluster_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -755,7 +824,7 @@ func (x *GetClusterResponse) String() string {
 func (*GetClusterResponse) ProtoMessage() {}
 
 func (x *GetClusterResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_bongsu_node_v1_cluster_proto_msgTypes[10]
+	mi := &file_bongsu_node_v1_cluster_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -768,7 +837,7 @@ func (x *GetClusterResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetClusterResponse.ProtoReflect.Descriptor instead.
 func (*GetClusterResponse) Descriptor() ([]byte, []int) {
-	return file_bongsu_node_v1_cluster_proto_rawDescGZIP(), []int{10}
+	return file_bongsu_node_v1_cluster_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *GetClusterResponse) GetCluster() []byte {
@@ -804,7 +873,7 @@ type NodeState struct {
 
 func (x *NodeState) Reset() {
 	*x = NodeState{}
-	mi := &file_bongsu_node_v1_cluster_proto_msgTypes[11]
+	mi := &file_bongsu_node_v1_cluster_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -816,7 +885,7 @@ func (x *NodeState) String() string {
 func (*NodeState) ProtoMessage() {}
 
 func (x *NodeState) ProtoReflect() protoreflect.Message {
-	mi := &file_bongsu_node_v1_cluster_proto_msgTypes[11]
+	mi := &file_bongsu_node_v1_cluster_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -829,7 +898,7 @@ func (x *NodeState) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeState.ProtoReflect.Descriptor instead.
 func (*NodeState) Descriptor() ([]byte, []int) {
-	return file_bongsu_node_v1_cluster_proto_rawDescGZIP(), []int{11}
+	return file_bongsu_node_v1_cluster_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *NodeState) GetMember() *Member {
@@ -869,7 +938,7 @@ type AddNodeRequest struct {
 
 func (x *AddNodeRequest) Reset() {
 	*x = AddNodeRequest{}
-	mi := &file_bongsu_node_v1_cluster_proto_msgTypes[12]
+	mi := &file_bongsu_node_v1_cluster_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -881,7 +950,7 @@ func (x *AddNodeRequest) String() string {
 func (*AddNodeRequest) ProtoMessage() {}
 
 func (x *AddNodeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bongsu_node_v1_cluster_proto_msgTypes[12]
+	mi := &file_bongsu_node_v1_cluster_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -894,7 +963,7 @@ func (x *AddNodeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddNodeRequest.ProtoReflect.Descriptor instead.
 func (*AddNodeRequest) Descriptor() ([]byte, []int) {
-	return file_bongsu_node_v1_cluster_proto_rawDescGZIP(), []int{12}
+	return file_bongsu_node_v1_cluster_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *AddNodeRequest) GetName() string {
@@ -913,7 +982,7 @@ type RemoveNodeRequest struct {
 
 func (x *RemoveNodeRequest) Reset() {
 	*x = RemoveNodeRequest{}
-	mi := &file_bongsu_node_v1_cluster_proto_msgTypes[13]
+	mi := &file_bongsu_node_v1_cluster_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -925,7 +994,7 @@ func (x *RemoveNodeRequest) String() string {
 func (*RemoveNodeRequest) ProtoMessage() {}
 
 func (x *RemoveNodeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bongsu_node_v1_cluster_proto_msgTypes[13]
+	mi := &file_bongsu_node_v1_cluster_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -938,7 +1007,7 @@ func (x *RemoveNodeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveNodeRequest.ProtoReflect.Descriptor instead.
 func (*RemoveNodeRequest) Descriptor() ([]byte, []int) {
-	return file_bongsu_node_v1_cluster_proto_rawDescGZIP(), []int{13}
+	return file_bongsu_node_v1_cluster_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *RemoveNodeRequest) GetName() string {
@@ -962,7 +1031,7 @@ type ReplaceNodeRequest struct {
 
 func (x *ReplaceNodeRequest) Reset() {
 	*x = ReplaceNodeRequest{}
-	mi := &file_bongsu_node_v1_cluster_proto_msgTypes[14]
+	mi := &file_bongsu_node_v1_cluster_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -974,7 +1043,7 @@ func (x *ReplaceNodeRequest) String() string {
 func (*ReplaceNodeRequest) ProtoMessage() {}
 
 func (x *ReplaceNodeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bongsu_node_v1_cluster_proto_msgTypes[14]
+	mi := &file_bongsu_node_v1_cluster_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -987,7 +1056,7 @@ func (x *ReplaceNodeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReplaceNodeRequest.ProtoReflect.Descriptor instead.
 func (*ReplaceNodeRequest) Descriptor() ([]byte, []int) {
-	return file_bongsu_node_v1_cluster_proto_rawDescGZIP(), []int{14}
+	return file_bongsu_node_v1_cluster_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *ReplaceNodeRequest) GetName() string {
@@ -1023,7 +1092,7 @@ type Progress struct {
 
 func (x *Progress) Reset() {
 	*x = Progress{}
-	mi := &file_bongsu_node_v1_cluster_proto_msgTypes[15]
+	mi := &file_bongsu_node_v1_cluster_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1035,7 +1104,7 @@ func (x *Progress) String() string {
 func (*Progress) ProtoMessage() {}
 
 func (x *Progress) ProtoReflect() protoreflect.Message {
-	mi := &file_bongsu_node_v1_cluster_proto_msgTypes[15]
+	mi := &file_bongsu_node_v1_cluster_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1048,7 +1117,7 @@ func (x *Progress) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Progress.ProtoReflect.Descriptor instead.
 func (*Progress) Descriptor() ([]byte, []int) {
-	return file_bongsu_node_v1_cluster_proto_rawDescGZIP(), []int{15}
+	return file_bongsu_node_v1_cluster_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *Progress) GetText() string {
@@ -1082,7 +1151,7 @@ type TransferShardRequest struct {
 
 func (x *TransferShardRequest) Reset() {
 	*x = TransferShardRequest{}
-	mi := &file_bongsu_node_v1_cluster_proto_msgTypes[16]
+	mi := &file_bongsu_node_v1_cluster_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1094,7 +1163,7 @@ func (x *TransferShardRequest) String() string {
 func (*TransferShardRequest) ProtoMessage() {}
 
 func (x *TransferShardRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bongsu_node_v1_cluster_proto_msgTypes[16]
+	mi := &file_bongsu_node_v1_cluster_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1107,7 +1176,7 @@ func (x *TransferShardRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TransferShardRequest.ProtoReflect.Descriptor instead.
 func (*TransferShardRequest) Descriptor() ([]byte, []int) {
-	return file_bongsu_node_v1_cluster_proto_rawDescGZIP(), []int{16}
+	return file_bongsu_node_v1_cluster_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *TransferShardRequest) GetShard() uint32 {
@@ -1132,7 +1201,7 @@ type TransferShardResponse struct {
 
 func (x *TransferShardResponse) Reset() {
 	*x = TransferShardResponse{}
-	mi := &file_bongsu_node_v1_cluster_proto_msgTypes[17]
+	mi := &file_bongsu_node_v1_cluster_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1144,7 +1213,7 @@ func (x *TransferShardResponse) String() string {
 func (*TransferShardResponse) ProtoMessage() {}
 
 func (x *TransferShardResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_bongsu_node_v1_cluster_proto_msgTypes[17]
+	mi := &file_bongsu_node_v1_cluster_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1157,7 +1226,7 @@ func (x *TransferShardResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TransferShardResponse.ProtoReflect.Descriptor instead.
 func (*TransferShardResponse) Descriptor() ([]byte, []int) {
-	return file_bongsu_node_v1_cluster_proto_rawDescGZIP(), []int{17}
+	return file_bongsu_node_v1_cluster_proto_rawDescGZIP(), []int{18}
 }
 
 type ChangeMemberRequest struct {
@@ -1172,7 +1241,7 @@ type ChangeMemberRequest struct {
 
 func (x *ChangeMemberRequest) Reset() {
 	*x = ChangeMemberRequest{}
-	mi := &file_bongsu_node_v1_cluster_proto_msgTypes[18]
+	mi := &file_bongsu_node_v1_cluster_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1184,7 +1253,7 @@ func (x *ChangeMemberRequest) String() string {
 func (*ChangeMemberRequest) ProtoMessage() {}
 
 func (x *ChangeMemberRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bongsu_node_v1_cluster_proto_msgTypes[18]
+	mi := &file_bongsu_node_v1_cluster_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1197,7 +1266,7 @@ func (x *ChangeMemberRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ChangeMemberRequest.ProtoReflect.Descriptor instead.
 func (*ChangeMemberRequest) Descriptor() ([]byte, []int) {
-	return file_bongsu_node_v1_cluster_proto_rawDescGZIP(), []int{18}
+	return file_bongsu_node_v1_cluster_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *ChangeMemberRequest) GetShard() uint32 {
@@ -1236,7 +1305,7 @@ type ChangeMemberResponse struct {
 
 func (x *ChangeMemberResponse) Reset() {
 	*x = ChangeMemberResponse{}
-	mi := &file_bongsu_node_v1_cluster_proto_msgTypes[19]
+	mi := &file_bongsu_node_v1_cluster_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1248,7 +1317,7 @@ func (x *ChangeMemberResponse) String() string {
 func (*ChangeMemberResponse) ProtoMessage() {}
 
 func (x *ChangeMemberResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_bongsu_node_v1_cluster_proto_msgTypes[19]
+	mi := &file_bongsu_node_v1_cluster_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1261,7 +1330,7 @@ func (x *ChangeMemberResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ChangeMemberResponse.ProtoReflect.Descriptor instead.
 func (*ChangeMemberResponse) Descriptor() ([]byte, []int) {
-	return file_bongsu_node_v1_cluster_proto_rawDescGZIP(), []int{19}
+	return file_bongsu_node_v1_cluster_proto_rawDescGZIP(), []int{20}
 }
 
 var File_bongsu_node_v1_cluster_proto protoreflect.FileDescriptor
@@ -1291,9 +1360,14 @@ const file_bongsu_node_v1_cluster_proto_rawDesc = "" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\fR\x05value:\x028\x01\"C\n" +
 	"\x0fExchangeRequest\x120\n" +
-	"\amembers\x18\x01 \x03(\v2\x16.bongsu.node.v1.MemberR\amembers\"D\n" +
+	"\amembers\x18\x01 \x03(\v2\x16.bongsu.node.v1.MemberR\amembers\"s\n" +
 	"\x10ExchangeResponse\x120\n" +
-	"\amembers\x18\x01 \x03(\v2\x16.bongsu.node.v1.MemberR\amembers\"\x10\n" +
+	"\amembers\x18\x01 \x03(\v2\x16.bongsu.node.v1.MemberR\amembers\x12-\n" +
+	"\x04held\x18\x02 \x03(\v2\x19.bongsu.node.v1.HeldShardR\x04held\"K\n" +
+	"\tHeldShard\x12\x14\n" +
+	"\x05shard\x18\x01 \x01(\rR\x05shard\x12\x12\n" +
+	"\x04term\x18\x02 \x01(\x04R\x04term\x12\x14\n" +
+	"\x05leads\x18\x03 \x01(\bR\x05leads\"\x10\n" +
 	"\x0eGetNodeRequest\"\xa3\x01\n" +
 	"\x0fGetNodeResponse\x12.\n" +
 	"\x06member\x18\x01 \x01(\v2\x16.bongsu.node.v1.MemberR\x06member\x122\n" +
@@ -1382,7 +1456,7 @@ func file_bongsu_node_v1_cluster_proto_rawDescGZIP() []byte {
 }
 
 var file_bongsu_node_v1_cluster_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_bongsu_node_v1_cluster_proto_msgTypes = make([]protoimpl.MessageInfo, 21)
+var file_bongsu_node_v1_cluster_proto_msgTypes = make([]protoimpl.MessageInfo, 22)
 var file_bongsu_node_v1_cluster_proto_goTypes = []any{
 	(ChangeMemberRequest_Change)(0), // 0: bongsu.node.v1.ChangeMemberRequest.Change
 	(*Member)(nil),                  // 1: bongsu.node.v1.Member
@@ -1390,59 +1464,61 @@ var file_bongsu_node_v1_cluster_proto_goTypes = []any{
 	(*JoinResponse)(nil),            // 3: bongsu.node.v1.JoinResponse
 	(*ExchangeRequest)(nil),         // 4: bongsu.node.v1.ExchangeRequest
 	(*ExchangeResponse)(nil),        // 5: bongsu.node.v1.ExchangeResponse
-	(*GetNodeRequest)(nil),          // 6: bongsu.node.v1.GetNodeRequest
-	(*GetNodeResponse)(nil),         // 7: bongsu.node.v1.GetNodeResponse
-	(*ShardState)(nil),              // 8: bongsu.node.v1.ShardState
-	(*MemberState)(nil),             // 9: bongsu.node.v1.MemberState
-	(*GetClusterRequest)(nil),       // 10: bongsu.node.v1.GetClusterRequest
-	(*GetClusterResponse)(nil),      // 11: bongsu.node.v1.GetClusterResponse
-	(*NodeState)(nil),               // 12: bongsu.node.v1.NodeState
-	(*AddNodeRequest)(nil),          // 13: bongsu.node.v1.AddNodeRequest
-	(*RemoveNodeRequest)(nil),       // 14: bongsu.node.v1.RemoveNodeRequest
-	(*ReplaceNodeRequest)(nil),      // 15: bongsu.node.v1.ReplaceNodeRequest
-	(*Progress)(nil),                // 16: bongsu.node.v1.Progress
-	(*TransferShardRequest)(nil),    // 17: bongsu.node.v1.TransferShardRequest
-	(*TransferShardResponse)(nil),   // 18: bongsu.node.v1.TransferShardResponse
-	(*ChangeMemberRequest)(nil),     // 19: bongsu.node.v1.ChangeMemberRequest
-	(*ChangeMemberResponse)(nil),    // 20: bongsu.node.v1.ChangeMemberResponse
-	nil,                             // 21: bongsu.node.v1.JoinResponse.KeysEntry
+	(*HeldShard)(nil),               // 6: bongsu.node.v1.HeldShard
+	(*GetNodeRequest)(nil),          // 7: bongsu.node.v1.GetNodeRequest
+	(*GetNodeResponse)(nil),         // 8: bongsu.node.v1.GetNodeResponse
+	(*ShardState)(nil),              // 9: bongsu.node.v1.ShardState
+	(*MemberState)(nil),             // 10: bongsu.node.v1.MemberState
+	(*GetClusterRequest)(nil),       // 11: bongsu.node.v1.GetClusterRequest
+	(*GetClusterResponse)(nil),      // 12: bongsu.node.v1.GetClusterResponse
+	(*NodeState)(nil),               // 13: bongsu.node.v1.NodeState
+	(*AddNodeRequest)(nil),          // 14: bongsu.node.v1.AddNodeRequest
+	(*RemoveNodeRequest)(nil),       // 15: bongsu.node.v1.RemoveNodeRequest
+	(*ReplaceNodeRequest)(nil),      // 16: bongsu.node.v1.ReplaceNodeRequest
+	(*Progress)(nil),                // 17: bongsu.node.v1.Progress
+	(*TransferShardRequest)(nil),    // 18: bongsu.node.v1.TransferShardRequest
+	(*TransferShardResponse)(nil),   // 19: bongsu.node.v1.TransferShardResponse
+	(*ChangeMemberRequest)(nil),     // 20: bongsu.node.v1.ChangeMemberRequest
+	(*ChangeMemberResponse)(nil),    // 21: bongsu.node.v1.ChangeMemberResponse
+	nil,                             // 22: bongsu.node.v1.JoinResponse.KeysEntry
 }
 var file_bongsu_node_v1_cluster_proto_depIdxs = []int32{
 	1,  // 0: bongsu.node.v1.JoinRequest.member:type_name -> bongsu.node.v1.Member
 	1,  // 1: bongsu.node.v1.JoinResponse.members:type_name -> bongsu.node.v1.Member
-	21, // 2: bongsu.node.v1.JoinResponse.keys:type_name -> bongsu.node.v1.JoinResponse.KeysEntry
+	22, // 2: bongsu.node.v1.JoinResponse.keys:type_name -> bongsu.node.v1.JoinResponse.KeysEntry
 	1,  // 3: bongsu.node.v1.ExchangeRequest.members:type_name -> bongsu.node.v1.Member
 	1,  // 4: bongsu.node.v1.ExchangeResponse.members:type_name -> bongsu.node.v1.Member
-	1,  // 5: bongsu.node.v1.GetNodeResponse.member:type_name -> bongsu.node.v1.Member
-	8,  // 6: bongsu.node.v1.GetNodeResponse.shards:type_name -> bongsu.node.v1.ShardState
-	9,  // 7: bongsu.node.v1.ShardState.members:type_name -> bongsu.node.v1.MemberState
-	12, // 8: bongsu.node.v1.GetClusterResponse.nodes:type_name -> bongsu.node.v1.NodeState
-	1,  // 9: bongsu.node.v1.NodeState.member:type_name -> bongsu.node.v1.Member
-	7,  // 10: bongsu.node.v1.NodeState.node:type_name -> bongsu.node.v1.GetNodeResponse
-	0,  // 11: bongsu.node.v1.ChangeMemberRequest.change:type_name -> bongsu.node.v1.ChangeMemberRequest.Change
-	2,  // 12: bongsu.node.v1.ClusterService.Join:input_type -> bongsu.node.v1.JoinRequest
-	4,  // 13: bongsu.node.v1.ClusterService.Exchange:input_type -> bongsu.node.v1.ExchangeRequest
-	6,  // 14: bongsu.node.v1.ClusterService.GetNode:input_type -> bongsu.node.v1.GetNodeRequest
-	10, // 15: bongsu.node.v1.ClusterService.GetCluster:input_type -> bongsu.node.v1.GetClusterRequest
-	13, // 16: bongsu.node.v1.ClusterService.AddNode:input_type -> bongsu.node.v1.AddNodeRequest
-	15, // 17: bongsu.node.v1.ClusterService.ReplaceNode:input_type -> bongsu.node.v1.ReplaceNodeRequest
-	14, // 18: bongsu.node.v1.ClusterService.RemoveNode:input_type -> bongsu.node.v1.RemoveNodeRequest
-	17, // 19: bongsu.node.v1.ClusterService.TransferShard:input_type -> bongsu.node.v1.TransferShardRequest
-	19, // 20: bongsu.node.v1.ClusterService.ChangeMember:input_type -> bongsu.node.v1.ChangeMemberRequest
-	3,  // 21: bongsu.node.v1.ClusterService.Join:output_type -> bongsu.node.v1.JoinResponse
-	5,  // 22: bongsu.node.v1.ClusterService.Exchange:output_type -> bongsu.node.v1.ExchangeResponse
-	7,  // 23: bongsu.node.v1.ClusterService.GetNode:output_type -> bongsu.node.v1.GetNodeResponse
-	11, // 24: bongsu.node.v1.ClusterService.GetCluster:output_type -> bongsu.node.v1.GetClusterResponse
-	16, // 25: bongsu.node.v1.ClusterService.AddNode:output_type -> bongsu.node.v1.Progress
-	16, // 26: bongsu.node.v1.ClusterService.ReplaceNode:output_type -> bongsu.node.v1.Progress
-	16, // 27: bongsu.node.v1.ClusterService.RemoveNode:output_type -> bongsu.node.v1.Progress
-	18, // 28: bongsu.node.v1.ClusterService.TransferShard:output_type -> bongsu.node.v1.TransferShardResponse
-	20, // 29: bongsu.node.v1.ClusterService.ChangeMember:output_type -> bongsu.node.v1.ChangeMemberResponse
-	21, // [21:30] is the sub-list for method output_type
-	12, // [12:21] is the sub-list for method input_type
-	12, // [12:12] is the sub-list for extension type_name
-	12, // [12:12] is the sub-list for extension extendee
-	0,  // [0:12] is the sub-list for field type_name
+	6,  // 5: bongsu.node.v1.ExchangeResponse.held:type_name -> bongsu.node.v1.HeldShard
+	1,  // 6: bongsu.node.v1.GetNodeResponse.member:type_name -> bongsu.node.v1.Member
+	9,  // 7: bongsu.node.v1.GetNodeResponse.shards:type_name -> bongsu.node.v1.ShardState
+	10, // 8: bongsu.node.v1.ShardState.members:type_name -> bongsu.node.v1.MemberState
+	13, // 9: bongsu.node.v1.GetClusterResponse.nodes:type_name -> bongsu.node.v1.NodeState
+	1,  // 10: bongsu.node.v1.NodeState.member:type_name -> bongsu.node.v1.Member
+	8,  // 11: bongsu.node.v1.NodeState.node:type_name -> bongsu.node.v1.GetNodeResponse
+	0,  // 12: bongsu.node.v1.ChangeMemberRequest.change:type_name -> bongsu.node.v1.ChangeMemberRequest.Change
+	2,  // 13: bongsu.node.v1.ClusterService.Join:input_type -> bongsu.node.v1.JoinRequest
+	4,  // 14: bongsu.node.v1.ClusterService.Exchange:input_type -> bongsu.node.v1.ExchangeRequest
+	7,  // 15: bongsu.node.v1.ClusterService.GetNode:input_type -> bongsu.node.v1.GetNodeRequest
+	11, // 16: bongsu.node.v1.ClusterService.GetCluster:input_type -> bongsu.node.v1.GetClusterRequest
+	14, // 17: bongsu.node.v1.ClusterService.AddNode:input_type -> bongsu.node.v1.AddNodeRequest
+	16, // 18: bongsu.node.v1.ClusterService.ReplaceNode:input_type -> bongsu.node.v1.ReplaceNodeRequest
+	15, // 19: bongsu.node.v1.ClusterService.RemoveNode:input_type -> bongsu.node.v1.RemoveNodeRequest
+	18, // 20: bongsu.node.v1.ClusterService.TransferShard:input_type -> bongsu.node.v1.TransferShardRequest
+	20, // 21: bongsu.node.v1.ClusterService.ChangeMember:input_type -> bongsu.node.v1.ChangeMemberRequest
+	3,  // 22: bongsu.node.v1.ClusterService.Join:output_type -> bongsu.node.v1.JoinResponse
+	5,  // 23: bongsu.node.v1.ClusterService.Exchange:output_type -> bongsu.node.v1.ExchangeResponse
+	8,  // 24: bongsu.node.v1.ClusterService.GetNode:output_type -> bongsu.node.v1.GetNodeResponse
+	12, // 25: bongsu.node.v1.ClusterService.GetCluster:output_type -> bongsu.node.v1.GetClusterResponse
+	17, // 26: bongsu.node.v1.ClusterService.AddNode:output_type -> bongsu.node.v1.Progress
+	17, // 27: bongsu.node.v1.ClusterService.ReplaceNode:output_type -> bongsu.node.v1.Progress
+	17, // 28: bongsu.node.v1.ClusterService.RemoveNode:output_type -> bongsu.node.v1.Progress
+	19, // 29: bongsu.node.v1.ClusterService.TransferShard:output_type -> bongsu.node.v1.TransferShardResponse
+	21, // 30: bongsu.node.v1.ClusterService.ChangeMember:output_type -> bongsu.node.v1.ChangeMemberResponse
+	22, // [22:31] is the sub-list for method output_type
+	13, // [13:22] is the sub-list for method input_type
+	13, // [13:13] is the sub-list for extension type_name
+	13, // [13:13] is the sub-list for extension extendee
+	0,  // [0:13] is the sub-list for field type_name
 }
 
 func init() { file_bongsu_node_v1_cluster_proto_init() }
@@ -1456,7 +1532,7 @@ func file_bongsu_node_v1_cluster_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_bongsu_node_v1_cluster_proto_rawDesc), len(file_bongsu_node_v1_cluster_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   21,
+			NumMessages:   22,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -41,6 +41,8 @@ type PeerFrame struct {
 	//	*PeerFrame_Unknown
 	//	*PeerFrame_Ping
 	//	*PeerFrame_Pong
+	//	*PeerFrame_Follow
+	//	*PeerFrame_Feed
 	Body          isPeerFrame_Body `protobuf_oneof:"body"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -160,6 +162,24 @@ func (x *PeerFrame) GetPong() bool {
 	return false
 }
 
+func (x *PeerFrame) GetFollow() *Follow {
+	if x != nil {
+		if x, ok := x.Body.(*PeerFrame_Follow); ok {
+			return x.Follow
+		}
+	}
+	return nil
+}
+
+func (x *PeerFrame) GetFeed() *FeedBatch {
+	if x != nil {
+		if x, ok := x.Body.(*PeerFrame_Feed); ok {
+			return x.Feed
+		}
+	}
+	return nil
+}
+
 type isPeerFrame_Body interface {
 	isPeerFrame_Body()
 }
@@ -194,6 +214,14 @@ type PeerFrame_Pong struct {
 	Pong bool `protobuf:"varint,16,opt,name=pong,proto3,oneof"`
 }
 
+type PeerFrame_Follow struct {
+	Follow *Follow `protobuf:"bytes,17,opt,name=follow,proto3,oneof"`
+}
+
+type PeerFrame_Feed struct {
+	Feed *FeedBatch `protobuf:"bytes,18,opt,name=feed,proto3,oneof"`
+}
+
 func (*PeerFrame_Command) isPeerFrame_Body() {}
 
 func (*PeerFrame_Query) isPeerFrame_Body() {}
@@ -208,11 +236,142 @@ func (*PeerFrame_Ping) isPeerFrame_Body() {}
 
 func (*PeerFrame_Pong) isPeerFrame_Body() {}
 
+func (*PeerFrame_Follow) isPeerFrame_Body() {}
+
+func (*PeerFrame_Feed) isPeerFrame_Body() {}
+
+// Follow asks for what a replica applies of a shard from here on: FeedBatches
+// with the same id, until the link ends.
+type Follow struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Shard uint32                 `protobuf:"varint,1,opt,name=shard,proto3" json:"shard,omitempty"`
+	// after is the follower's cursor: it has had what was applied up to there. 0
+	// if it begins.
+	After         uint64 `protobuf:"varint,2,opt,name=after,proto3" json:"after,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Follow) Reset() {
+	*x = Follow{}
+	mi := &file_bongsu_node_v1_peer_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Follow) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Follow) ProtoMessage() {}
+
+func (x *Follow) ProtoReflect() protoreflect.Message {
+	mi := &file_bongsu_node_v1_peer_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Follow.ProtoReflect.Descriptor instead.
+func (*Follow) Descriptor() ([]byte, []int) {
+	return file_bongsu_node_v1_peer_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *Follow) GetShard() uint32 {
+	if x != nil {
+		return x.Shard
+	}
+	return 0
+}
+
+func (x *Follow) GetAfter() uint64 {
+	if x != nil {
+		return x.After
+	}
+	return 0
+}
+
+// FeedBatch is what a replica has applied, and how far it is: one without items
+// is a sign of life.
+type FeedBatch struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Shard uint32                 `protobuf:"varint,1,opt,name=shard,proto3" json:"shard,omitempty"`
+	Index uint64                 `protobuf:"varint,2,opt,name=index,proto3" json:"index,omitempty"` // everything up to here has been sent
+	Items []*FeedItem            `protobuf:"bytes,3,rep,name=items,proto3" json:"items,omitempty"`
+	// gap: what came before cannot be sent any more; ask the view.
+	Gap           bool `protobuf:"varint,4,opt,name=gap,proto3" json:"gap,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *FeedBatch) Reset() {
+	*x = FeedBatch{}
+	mi := &file_bongsu_node_v1_peer_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FeedBatch) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FeedBatch) ProtoMessage() {}
+
+func (x *FeedBatch) ProtoReflect() protoreflect.Message {
+	mi := &file_bongsu_node_v1_peer_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FeedBatch.ProtoReflect.Descriptor instead.
+func (*FeedBatch) Descriptor() ([]byte, []int) {
+	return file_bongsu_node_v1_peer_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *FeedBatch) GetShard() uint32 {
+	if x != nil {
+		return x.Shard
+	}
+	return 0
+}
+
+func (x *FeedBatch) GetIndex() uint64 {
+	if x != nil {
+		return x.Index
+	}
+	return 0
+}
+
+func (x *FeedBatch) GetItems() []*FeedItem {
+	if x != nil {
+		return x.Items
+	}
+	return nil
+}
+
+func (x *FeedBatch) GetGap() bool {
+	if x != nil {
+		return x.Gap
+	}
+	return false
+}
+
 var File_bongsu_node_v1_peer_proto protoreflect.FileDescriptor
 
 const file_bongsu_node_v1_peer_proto_rawDesc = "" +
 	"\n" +
-	"\x19bongsu/node/v1/peer.proto\x12\x0ebongsu.node.v1\x1a\x1cbongsu/node/v1/command.proto\"\xde\x02\n" +
+	"\x19bongsu/node/v1/peer.proto\x12\x0ebongsu.node.v1\x1a\x1cbongsu/node/v1/command.proto\"\xc1\x03\n" +
 	"\tPeerFrame\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x12\x1f\n" +
 	"\vdeadline_ms\x18\x02 \x01(\rR\n" +
@@ -225,8 +384,18 @@ const file_bongsu_node_v1_peer_proto_rawDesc = "" +
 	"queryReply\x12\x1a\n" +
 	"\aunknown\x18\x0e \x01(\tH\x00R\aunknown\x12\x14\n" +
 	"\x04ping\x18\x0f \x01(\bH\x00R\x04ping\x12\x14\n" +
-	"\x04pong\x18\x10 \x01(\bH\x00R\x04pongB\x06\n" +
-	"\x04bodyB7Z5github.com/bongsu-im/bongsu/gen/bongsu/node/v1;nodev1b\x06proto3"
+	"\x04pong\x18\x10 \x01(\bH\x00R\x04pong\x120\n" +
+	"\x06follow\x18\x11 \x01(\v2\x16.bongsu.node.v1.FollowH\x00R\x06follow\x12/\n" +
+	"\x04feed\x18\x12 \x01(\v2\x19.bongsu.node.v1.FeedBatchH\x00R\x04feedB\x06\n" +
+	"\x04body\"4\n" +
+	"\x06Follow\x12\x14\n" +
+	"\x05shard\x18\x01 \x01(\rR\x05shard\x12\x14\n" +
+	"\x05after\x18\x02 \x01(\x04R\x05after\"y\n" +
+	"\tFeedBatch\x12\x14\n" +
+	"\x05shard\x18\x01 \x01(\rR\x05shard\x12\x14\n" +
+	"\x05index\x18\x02 \x01(\x04R\x05index\x12.\n" +
+	"\x05items\x18\x03 \x03(\v2\x18.bongsu.node.v1.FeedItemR\x05items\x12\x10\n" +
+	"\x03gap\x18\x04 \x01(\bR\x03gapB7Z5github.com/bongsu-im/bongsu/gen/bongsu/node/v1;nodev1b\x06proto3"
 
 var (
 	file_bongsu_node_v1_peer_proto_rawDescOnce sync.Once
@@ -240,24 +409,30 @@ func file_bongsu_node_v1_peer_proto_rawDescGZIP() []byte {
 	return file_bongsu_node_v1_peer_proto_rawDescData
 }
 
-var file_bongsu_node_v1_peer_proto_msgTypes = make([]protoimpl.MessageInfo, 1)
+var file_bongsu_node_v1_peer_proto_msgTypes = make([]protoimpl.MessageInfo, 3)
 var file_bongsu_node_v1_peer_proto_goTypes = []any{
 	(*PeerFrame)(nil),  // 0: bongsu.node.v1.PeerFrame
-	(*Command)(nil),    // 1: bongsu.node.v1.Command
-	(*Query)(nil),      // 2: bongsu.node.v1.Query
-	(*Reply)(nil),      // 3: bongsu.node.v1.Reply
-	(*QueryReply)(nil), // 4: bongsu.node.v1.QueryReply
+	(*Follow)(nil),     // 1: bongsu.node.v1.Follow
+	(*FeedBatch)(nil),  // 2: bongsu.node.v1.FeedBatch
+	(*Command)(nil),    // 3: bongsu.node.v1.Command
+	(*Query)(nil),      // 4: bongsu.node.v1.Query
+	(*Reply)(nil),      // 5: bongsu.node.v1.Reply
+	(*QueryReply)(nil), // 6: bongsu.node.v1.QueryReply
+	(*FeedItem)(nil),   // 7: bongsu.node.v1.FeedItem
 }
 var file_bongsu_node_v1_peer_proto_depIdxs = []int32{
-	1, // 0: bongsu.node.v1.PeerFrame.command:type_name -> bongsu.node.v1.Command
-	2, // 1: bongsu.node.v1.PeerFrame.query:type_name -> bongsu.node.v1.Query
-	3, // 2: bongsu.node.v1.PeerFrame.reply:type_name -> bongsu.node.v1.Reply
-	4, // 3: bongsu.node.v1.PeerFrame.query_reply:type_name -> bongsu.node.v1.QueryReply
-	4, // [4:4] is the sub-list for method output_type
-	4, // [4:4] is the sub-list for method input_type
-	4, // [4:4] is the sub-list for extension type_name
-	4, // [4:4] is the sub-list for extension extendee
-	0, // [0:4] is the sub-list for field type_name
+	3, // 0: bongsu.node.v1.PeerFrame.command:type_name -> bongsu.node.v1.Command
+	4, // 1: bongsu.node.v1.PeerFrame.query:type_name -> bongsu.node.v1.Query
+	5, // 2: bongsu.node.v1.PeerFrame.reply:type_name -> bongsu.node.v1.Reply
+	6, // 3: bongsu.node.v1.PeerFrame.query_reply:type_name -> bongsu.node.v1.QueryReply
+	1, // 4: bongsu.node.v1.PeerFrame.follow:type_name -> bongsu.node.v1.Follow
+	2, // 5: bongsu.node.v1.PeerFrame.feed:type_name -> bongsu.node.v1.FeedBatch
+	7, // 6: bongsu.node.v1.FeedBatch.items:type_name -> bongsu.node.v1.FeedItem
+	7, // [7:7] is the sub-list for method output_type
+	7, // [7:7] is the sub-list for method input_type
+	7, // [7:7] is the sub-list for extension type_name
+	7, // [7:7] is the sub-list for extension extendee
+	0, // [0:7] is the sub-list for field type_name
 }
 
 func init() { file_bongsu_node_v1_peer_proto_init() }
@@ -274,6 +449,8 @@ func file_bongsu_node_v1_peer_proto_init() {
 		(*PeerFrame_Unknown)(nil),
 		(*PeerFrame_Ping)(nil),
 		(*PeerFrame_Pong)(nil),
+		(*PeerFrame_Follow)(nil),
+		(*PeerFrame_Feed)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -281,7 +458,7 @@ func file_bongsu_node_v1_peer_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_bongsu_node_v1_peer_proto_rawDesc), len(file_bongsu_node_v1_peer_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   1,
+			NumMessages:   3,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
