@@ -40,6 +40,8 @@ type owner struct {
 	current   atomic.Bool
 	owned     atomic.Bool
 	witnessed witnesses
+	lag       lag
+	cuts      cuts
 	// step is chat.Step; tests put faults in its place.
 	step func(chat.Tx, chat.Meta, *nodev1.Command) (chat.Outcome, error)
 }
@@ -95,7 +97,10 @@ func (o *owner) reign(ctx context.Context) error {
 	o.started = true
 	o.current.Store(true)
 	o.owned.Store(true)
-	defer o.owned.Store(false)
+	defer func() {
+		o.lag.owned()
+		o.owned.Store(false)
+	}()
 	o.open(ctx)
 	o.pump.serve(true)
 	defer o.pump.serve(false)

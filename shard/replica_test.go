@@ -3,6 +3,7 @@ package shard
 import (
 	"context"
 	"fmt"
+	"log/slog"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -79,13 +80,19 @@ type node struct {
 }
 
 // join starts a second node that does not own anything.
-func (w *world) join(s *seat, who string) *node {
+func (w *world) join(s *seat, who string, tune ...func(*node, *Config)) *node {
 	w.t.Helper()
 	n := &node{world: &world{t: w.t, shards: w.shards, disk: w.disk, fs: durable.NewCrashable()}}
 	n.view = n.openView(n.fs)
+	cfg := Config{
+		Journal: s.as(who)(w.journal), View: n.view, Shards: w.shards, Feed: n.hear,
+		Logger: slog.New(slog.NewTextHandler(&n.log, &slog.HandlerOptions{Level: slog.LevelDebug})),
+	}
+	for _, f := range tune {
+		f(n, &cfg)
+	}
 	var err error
-	n.set, err = New(Config{Journal: s.as(who)(w.journal), View: n.view, Shards: w.shards, Feed: n.hear})
-	if err != nil {
+	if n.set, err = New(cfg); err != nil {
 		w.t.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
