@@ -370,6 +370,43 @@ func TestViewAheadOfItsJournalAtStart(t *testing.T) {
 	})
 }
 
+// A view that is replaced between the look at the journal's end and the
+// comparison with it is ahead of the journal too, and no damage.
+func TestViewReplacedWhileCompared(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w, s, say := pair(t)
+		say(1, "one")
+		l := &late{}
+		n := w.join(s, "n2", l.wrap, func(n *node, cfg *Config) {
+			if err := w.copyInto(n); err != nil {
+				t.Fatal(err)
+			}
+			l.hold(w.journal.Log(0).Last())
+			say(2, "two")
+			l.expect(w.journal.Log(0).Last())
+			var once sync.Once
+			l.onRead = func([]journal.Entry) { // the first is the look at the end
+				once.Do(func() {
+					if err := w.copyView(context.Background(), n); err != nil {
+						t.Errorf("replace: %v", err)
+					}
+				})
+			}
+		})
+		time.Sleep(2 * time.Second) // virtual
+		if errors.As(n.set.Ready(), new(*DamagedError)) {
+			t.Fatalf("the replica: %v", n.set.Ready())
+		}
+		n.sameAs(w)
+		say(3, "three")
+		l.free()
+		synctest.Wait()
+		n.sameAs(w)
+		n.stop()
+		w.end()
+	})
+}
+
 // copyInto restores a view whose set does not run yet.
 func (w *world) copyInto(n *node) error {
 	mark, r, err := w.set.MakeSnapshot(context.Background(), 0)

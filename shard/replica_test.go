@@ -191,3 +191,21 @@ func TestReplicaFollowsAndTakesOver(t *testing.T) {
 		w.end()
 	})
 }
+
+// A replica that needs longer to catch up than it waits for ownership answers
+// reads as soon as it has.
+func TestSlowReplicaAnswers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w, s, say := pair(t)
+		say(1, "one")
+		l := &late{onRead: func([]journal.Entry) { time.Sleep(3 * time.Second) }} // virtual
+		n := w.join(s, "n2", l.wrap)
+		time.Sleep(time.Minute) // virtual
+		ann := user("ann")
+		if got := n.ask(history(ann, id.Direct(ann, ann), 0)); len(got.GetHistory().GetMessages()) != 1 {
+			t.Errorf("a minute later it answers %v; %v", got, n.set.Ready())
+		}
+		n.stop()
+		w.end()
+	})
+}

@@ -518,6 +518,30 @@ func TestRestoreAndStages(t *testing.T) {
 	})
 }
 
+// A view that has gone past a snapshot while that was read is not taken back.
+func TestRestoreIsOvertaken(t *testing.T) {
+	source := filled(t, durable.NewCrashable(), 20)
+	stream, mark := streamOf(t, source, 1)
+	s := filled(t, durable.NewCrashable(), 15)
+	slow, feed := io.Pipe()
+	ended := make(chan error, 1)
+	go func() { ended <- s.Shard(1).Restore(context.Background(), mark, slow) }()
+	if _, err := feed.Write(stream[:len(stream)/2]); err != nil {
+		t.Fatal(err)
+	}
+	for i := 17; i <= 30; i++ {
+		mustApply(t, s, 1, i)
+	}
+	want := dump(t, s, 1)
+	if _, err := feed.Write(stream[len(stream)/2:]); err != nil {
+		t.Fatal(err)
+	}
+	_ = feed.Close()
+	if err := <-ended; err == nil || dump(t, s, 1) != want {
+		t.Errorf("a view at 30 was taken back to %d: %v", s.Shard(1).Mark().Index, err)
+	}
+}
+
 // A store that closes ends its snapshots and refuses restores; neither is waited
 // for, as both hang on peers.
 func TestCloseEndsSnapshots(t *testing.T) {
