@@ -232,6 +232,52 @@ func TestLostViewIsFetched(t *testing.T) {
 	})
 }
 
+// A node that is made owner without the view it would decide on tries to take
+// one; when the ownership goes elsewhere it follows that owner, and is no damage.
+func TestOwnerWithoutAView(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w, s, say := pair(t)
+		say(1, "one")
+		w.trim()
+		over := make(chan struct{})
+		var reach atomic.Bool
+		n := w.join(s, "n2", func(n *node, cfg *Config) {
+			cfg.LeaseEnded = func(int, journal.Lease) <-chan struct{} { return over }
+			cfg.FetchView = func(ctx context.Context, _ int) error {
+				if !reach.Load() {
+					return errors.New("nobody answers")
+				}
+				return w.copyView(ctx, n)
+			}
+		})
+		s.give("n2")
+		time.Sleep(time.Minute) // virtual
+		if n.set.Owns(0) || n.set.Ready() == nil {
+			t.Error("it decides on a view that it does not have")
+		}
+		ann := user("ann")
+		if r := n.do(send(ann, id.Direct(ann, ann), 2, "x")); r.GetError() == nil {
+			t.Errorf("it answered %v", r)
+		}
+		s.give("n1")
+		close(over)
+		synctest.Wait()
+		w.ready()
+		say(3, "by the other")
+		reach.Store(true)
+		time.Sleep(time.Minute) // virtual
+		n.sameAs(w)
+		say(4, "after")
+		synctest.Wait()
+		n.sameAs(w)
+		if errors.As(n.set.Ready(), new(*DamagedError)) {
+			t.Errorf("the replica: %v", n.set.Ready())
+		}
+		n.stop()
+		w.end()
+	})
+}
+
 // A view is replaced while its owner waits for entries, and the journal begins
 // anew behind it: nothing of that is damage, and what follows is applied.
 func TestViewReplacedWhileFollowing(t *testing.T) {
