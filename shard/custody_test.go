@@ -262,8 +262,7 @@ func TestOwnerWithoutAView(t *testing.T) {
 		s.give("n1")
 		close(over)
 		synctest.Wait()
-		w.ready()
-		say(3, "by the other")
+		w.must2(send(ann, id.Direct(ann, ann), 3, "by the other")) // it finds out that its first lease is over
 		reach.Store(true)
 		time.Sleep(time.Minute) // virtual
 		n.sameAs(w)
