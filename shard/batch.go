@@ -182,6 +182,7 @@ func (o *owner) commit(ctx context.Context, lease journal.Lease, b *batch, mark 
 		Term: uint64(at.Term), Index: uint64(at.Index),
 		Hash: runningHash(mark.GetHash(), data), Rules: chat.RulesAfter(b.meta.Rules, rec),
 	}
+	o.passing(at.Index)
 	if err := b.stage.Commit(next); err != nil {
 		// It is in the journal and will be applied by whoever starts next, but
 		// it is not applied here: not to be acknowledged (invariant 1).

@@ -37,23 +37,40 @@ func (o *owner) catchUp(ctx context.Context, lease journal.Lease) error {
 			p.done(at)
 			return nil
 		}
-		entries, err := o.log.Read(ctx, at, readBytes)
+		entries, err := o.read(ctx, at)
 		if err != nil {
-			return o.readError(at, err)
+			err = o.readError(ctx, at, err)
+		} else {
+			err = o.apply(at, entries)
 		}
-		if err := o.apply(entries); err != nil {
+		if err != nil {
 			return err
 		}
 		p.add(len(entries), goal)
 	}
 }
 
-func (o *owner) readError(at journal.Index, err error) error {
-	if errors.Is(err, journal.ErrTrimmed) {
+// read is log.Read, told to lag.
+func (o *owner) read(ctx context.Context, at journal.Index) ([]journal.Entry, error) {
+	o.lag.reading(at, o.log.Last().Index)
+	defer o.lag.woken()
+	return o.log.Read(ctx, at, readBytes)
+}
+
+// readError decides what an error of read means; nil if the view has moved since
+// and is to be looked at again. If what follows at has been trimmed, the view has
+// fallen too far behind, and a peer's is fetched.
+func (o *owner) readError(ctx context.Context, at journal.Index, err error) error {
+	switch {
+	case !errors.Is(err, journal.ErrTrimmed):
+		return fmt.Errorf("read journal after entry %d: %w", at, err)
+	case o.moved(at):
+		return nil // the journal has begun anew behind the view that was taken in
+	case o.set.cfg.FetchView == nil:
 		return &DamagedError{Shard: o.n, View: position(o.view.Mark()), Journal: o.log.Last(),
 			Reason: "the journal no longer has the entries that the view lacks", Cause: err}
 	}
-	return fmt.Errorf("read journal after entry %d: %w", at, err)
+	return o.fetchView(ctx, at)
 }
 
 // compare checks that the view's mark lies on the journal's history: not
@@ -68,11 +85,14 @@ func (o *owner) compare(ctx context.Context, lease journal.Lease) error {
 	fail := func(why string) error {
 		return &DamagedError{Shard: o.n, View: at, Journal: last, Reason: why}
 	}
-	if at.Index > max(last.Index, lease.Applied) {
+	beyond := at.Index > max(last.Index, lease.Applied)
+	switch known := o.log.Contains(at); {
+	case beyond && !known:
 		return fail("the view has applied entries that the journal does not have")
-	}
-	if !o.log.Contains(at) {
+	case !known:
 		return fail("the view stands on an entry that is not in the journal's history")
+	case beyond:
+		return nil // it was taken from a peer, and the journal is about to go on behind it
 	}
 	if o.started {
 		return nil // what this process applied itself, it has hashed itself
@@ -82,7 +102,7 @@ func (o *owner) compare(ctx context.Context, lease journal.Lease) error {
 	case errors.Is(err, journal.ErrTrimmed):
 		return nil // the next entry, if there is one, carries the hash
 	case err != nil:
-		return o.readError(at.Index-1, err)
+		return fmt.Errorf("read journal after entry %d: %w", at.Index-1, err)
 	case len(entries) == 0 || entries[0].Position != at:
 		return fail("the view stands on an entry that the journal cannot show")
 	}
@@ -96,29 +116,38 @@ func (o *owner) compare(ctx context.Context, lease journal.Lease) error {
 	return nil
 }
 
-// apply applies entries that were not staged here, many to a stage, and
-// publishes them if they are news.
-func (o *owner) apply(entries []journal.Entry) error {
+// apply applies entries that follow after and were not staged here, many to a
+// stage, and publishes them if they are news. If the view was replaced meanwhile,
+// and does not stand at after, they are not what follows it, and are left.
+func (o *owner) apply(after journal.Index, entries []journal.Entry) error {
 	for len(entries) > 0 {
-		n, err := o.applySome(entries)
-		if err != nil {
+		n, err := o.applySome(after, entries)
+		if n == 0 || err != nil {
 			return err
 		}
+		after = entries[n-1].Index
 		entries = entries[n:]
 	}
 	return nil
 }
 
-func (o *owner) applySome(entries []journal.Entry) (n int, err error) {
+func (o *owner) applySome(after journal.Index, entries []journal.Entry) (n int, err error) {
 	stage, err := o.view.Stage()
 	if err != nil {
 		return 0, fmt.Errorf("stage: %w", err)
 	}
 	defer stage.Discard()
-	mark := o.view.Mark()
+	mark := o.view.Mark() // while a stage is open nobody moves it
+	if journal.Index(mark.GetIndex()) != after {
+		return 0, nil
+	}
+	o.passing(entries[0].Index)
 	var feeds [][]*nodev1.FeedItem
 	var records []*journalv1.Record
 	for n < len(entries) && stage.Bytes() < stageBytes {
+		if n > 0 && o.cuts.between(entries[n-1].Index, entries[n].Index) {
+			break
+		}
 		rec, feed, next, err := o.applyOne(stage, mark, entries[n])
 		if err != nil {
 			return 0, err

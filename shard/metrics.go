@@ -21,6 +21,7 @@ type metrics struct {
 	events                  *prometheus.CounterVec
 	feed, delivered, lost   *prometheus.CounterVec
 	outboxFailed, recovered *prometheus.CounterVec
+	replaced                *prometheus.CounterVec
 }
 
 func newMetrics() *metrics {
@@ -53,6 +54,7 @@ func newMetrics() *metrics {
 		delivered:    counter("effects_total", "Effects delivered to other shards."),
 		outboxFailed: counter("effects_failed_total", "Deliveries of effects that failed and will be repeated."),
 		lost:         counter("lost_positions_total", "Presented positions that the history does not contain."),
+		replaced:     counter("views_replaced_total", "Times the view was replaced by a snapshot."),
 		recovered:    counter("recoveries_total", "Times ownership was lost or an outcome unknown."),
 	}
 }
@@ -63,7 +65,7 @@ func (m *metrics) register(r prometheus.Registerer) error {
 	}
 	for _, c := range []prometheus.Collector{
 		m.commands, m.bytes, m.wait, m.decide, m.append, m.depth, m.refused, m.unknown,
-		m.panics, m.events, m.feed, m.delivered, m.outboxFailed, m.lost, m.recovered,
+		m.panics, m.events, m.feed, m.delivered, m.outboxFailed, m.lost, m.recovered, m.replaced,
 	} {
 		if err := r.Register(c); err != nil {
 			return err
@@ -77,6 +79,7 @@ type shardMetrics struct {
 	commands, bytes, wait, decide, append                            prometheus.Observer
 	depth                                                            prometheus.Gauge
 	unknown, panics, feed, delivered, outboxFailed, lost, recoveries prometheus.Counter
+	replaced                                                         prometheus.Counter
 	refused                                                          *prometheus.CounterVec
 
 	events *prometheus.CounterVec
@@ -92,9 +95,10 @@ func (m *metrics) of(shard int) *shardMetrics {
 		panics: m.panics.WithLabelValues(l), feed: m.feed.WithLabelValues(l),
 		delivered: m.delivered.WithLabelValues(l), outboxFailed: m.outboxFailed.WithLabelValues(l),
 		lost: m.lost.WithLabelValues(l), recoveries: m.recovered.WithLabelValues(l),
-		refused: m.refused.MustCurryWith(prometheus.Labels{"shard": l}),
-		events:  m.events.MustCurryWith(prometheus.Labels{"shard": l}),
-		byType:  make(map[reflect.Type]prometheus.Counter),
+		replaced: m.replaced.WithLabelValues(l),
+		refused:  m.refused.MustCurryWith(prometheus.Labels{"shard": l}),
+		events:   m.events.MustCurryWith(prometheus.Labels{"shard": l}),
+		byType:   make(map[reflect.Type]prometheus.Counter),
 	}
 }
 

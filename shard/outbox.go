@@ -51,15 +51,30 @@ func (p *pump) serve(on bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.serving = on
-	if !on {
+	if on {
+		p.lookLocked()
+	}
+}
+
+// lookAgain makes the pump look at every partition once more: the view has
+// effects that note has not heard of.
+func (p *pump) lookAgain() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.looked = false
+	if p.serving {
+		p.lookLocked()
+	}
+}
+
+func (p *pump) lookLocked() {
+	signal(p.wake)
+	if p.looked {
 		return
 	}
-	signal(p.wake)
-	if !p.looked {
-		p.looked = true
-		for _, part := range p.o.partitions() {
-			p.waiting[part] = retry{}
-		}
+	p.looked = true
+	for _, part := range p.o.partitions() {
+		p.waiting[part] = retry{}
 	}
 }
 

@@ -40,6 +40,8 @@ type owner struct {
 	current   atomic.Bool
 	owned     atomic.Bool
 	witnessed witnesses
+	lag       lag
+	cuts      cuts
 	// step is chat.Step; tests put faults in its place.
 	step func(chat.Tx, chat.Meta, *nodev1.Command) (chat.Outcome, error)
 }
@@ -89,17 +91,25 @@ func (o *owner) reign(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("follow: %w", err)
 	}
-	if err := o.catchUp(ctx, lease); err != nil {
+	reigning, end := o.whileLeased(ctx, lease)
+	defer end()
+	if err := o.catchUp(reigning, lease); err != nil {
+		if reigning.Err() != nil && ctx.Err() == nil {
+			return errReignOver // a view to be fetched is fetched as a follower
+		}
 		return err
 	}
 	o.started = true
 	o.current.Store(true)
 	o.owned.Store(true)
-	defer o.owned.Store(false)
+	defer func() {
+		o.lag.owned()
+		o.owned.Store(false)
+	}()
 	o.open(ctx)
 	o.pump.serve(true)
 	defer o.pump.serve(false)
-	return o.serve(ctx, lease)
+	return o.serve(ctx, reigning, lease)
 }
 
 // lease waits for ownership. Commands may wait with it for a moment, as losing
@@ -129,19 +139,25 @@ func (o *owner) lease(ctx context.Context) (journal.Lease, error) {
 	return o.log.Lease(ctx)
 }
 
-func (o *owner) serve(ctx context.Context, lease journal.Lease) error {
+// whileLeased gives a context that ends with the lease, as far as that is told.
+func (o *owner) whileLeased(ctx context.Context, lease journal.Lease) (context.Context, context.CancelFunc) {
 	reigning, end := context.WithCancel(ctx)
-	defer end()
-	if o.set.cfg.LeaseEnded != nil {
-		over := o.set.cfg.LeaseEnded(o.n, lease)
-		go func() {
-			select {
-			case <-over:
-				end()
-			case <-reigning.Done():
-			}
-		}()
+	if o.set.cfg.LeaseEnded == nil {
+		return reigning, end
 	}
+	over := o.set.cfg.LeaseEnded(o.n, lease)
+	go func() {
+		select {
+		case <-over:
+			end()
+		case <-reigning.Done():
+		}
+	}()
+	return reigning, end
+}
+
+// serve decides until ctx ends, or reigning, which is ctx while the lease lasts.
+func (o *owner) serve(ctx, reigning context.Context, lease journal.Lease) error {
 	for {
 		batch := o.inbox.take(reigning)
 		if reigning.Err() != nil && ctx.Err() == nil {

@@ -3,6 +3,7 @@ package shard
 import (
 	"context"
 	"errors"
+	"fmt"
 	"time"
 
 	"github.com/bongsu-im/bongsu/journal"
@@ -44,7 +45,7 @@ func (o *owner) replicate(ctx context.Context) error {
 		// this journal does not know its own end.
 		_, err := o.log.Read(ctx, at.Index-1, 1)
 		if err != nil && !errors.Is(err, journal.ErrTrimmed) {
-			return o.readError(at.Index-1, err)
+			return fmt.Errorf("read journal after entry %d: %w", at.Index-1, err)
 		}
 		if err := o.compare(ctx, journal.Lease{}); err != nil {
 			return err
@@ -53,41 +54,38 @@ func (o *owner) replicate(ctx context.Context) error {
 	p := o.newProgress()
 	for {
 		at := journal.Index(o.view.Mark().GetIndex())
-		entries, patience, err := o.awaitEntries(ctx, at, began)
-		if err != nil {
-			return o.readError(at, err)
-		}
-		if !patience && !o.started && at >= o.log.Last().Index {
+		left := o.set.cfg.LeaseGrace - time.Since(began)
+		if !o.started && left <= 0 && at >= o.log.Last().Index {
 			// Another node owns the shard: from here on what it appends is news.
 			p.done(at)
 			o.turnFollower()
 		}
-		if len(entries) == 0 {
-			continue
+		entries, err := o.awaitEntries(ctx, at, left)
+		if err != nil {
+			err = o.readError(ctx, at, err)
+		} else {
+			err = o.apply(at, entries)
 		}
-		if err := o.apply(entries); err != nil {
+		if err != nil {
 			return err
 		}
 		p.add(len(entries), o.log.Last().Index)
 	}
 }
 
-// awaitEntries waits for entries after at; for none of them longer than the
-// grace in which this node may still become the owner. patience tells that the
-// grace is not over.
-func (o *owner) awaitEntries(ctx context.Context, at journal.Index, began time.Time) (_ []journal.Entry, patience bool, _ error) {
-	left := o.set.cfg.LeaseGrace - time.Since(began)
+// awaitEntries waits for entries after at; for none of them longer than what is
+// left of the grace in which this node may still become the owner.
+func (o *owner) awaitEntries(ctx context.Context, at journal.Index, left time.Duration) ([]journal.Entry, error) {
 	if left <= 0 || o.started {
-		entries, err := o.log.Read(ctx, at, readBytes)
-		return entries, false, err
+		return o.read(ctx, at)
 	}
 	brief, cancel := context.WithTimeout(ctx, left)
 	defer cancel()
-	entries, err := o.log.Read(brief, at, readBytes)
-	if err != nil && brief.Err() != nil && ctx.Err() == nil {
-		return nil, false, nil
+	entries, err := o.read(brief, at)
+	if err != nil && brief.Err() != nil && ctx.Err() == nil && !errors.Is(err, journal.ErrTrimmed) {
+		return nil, nil
 	}
-	return entries, true, err
+	return entries, err
 }
 
 // turnFollower begins to answer reads, and to publish, without owning.

@@ -3,6 +3,7 @@ package shard
 import (
 	"context"
 	"fmt"
+	"log/slog"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -79,13 +80,19 @@ type node struct {
 }
 
 // join starts a second node that does not own anything.
-func (w *world) join(s *seat, who string) *node {
+func (w *world) join(s *seat, who string, tune ...func(*node, *Config)) *node {
 	w.t.Helper()
 	n := &node{world: &world{t: w.t, shards: w.shards, disk: w.disk, fs: durable.NewCrashable()}}
 	n.view = n.openView(n.fs)
+	cfg := Config{
+		Journal: s.as(who)(w.journal), View: n.view, Shards: w.shards, Feed: n.hear,
+		Logger: slog.New(slog.NewTextHandler(&n.log, &slog.HandlerOptions{Level: slog.LevelDebug})),
+	}
+	for _, f := range tune {
+		f(n, &cfg)
+	}
 	var err error
-	n.set, err = New(Config{Journal: s.as(who)(w.journal), View: n.view, Shards: w.shards, Feed: n.hear})
-	if err != nil {
+	if n.set, err = New(cfg); err != nil {
 		w.t.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
@@ -179,6 +186,24 @@ func TestReplicaFollowsAndTakesOver(t *testing.T) {
 		}
 		if ours, theirs := messages(w.heard()), messages(n.heard()); fmt.Sprint(ours[1:]) != fmt.Sprint(theirs) {
 			t.Errorf("feeds after the move: %q and %q", ours, theirs)
+		}
+		n.stop()
+		w.end()
+	})
+}
+
+// A replica that needs longer to catch up than it waits for ownership answers
+// reads as soon as it has.
+func TestSlowReplicaAnswers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w, s, say := pair(t)
+		say(1, "one")
+		l := &late{onRead: func([]journal.Entry) { time.Sleep(3 * time.Second) }} // virtual
+		n := w.join(s, "n2", l.wrap)
+		time.Sleep(time.Minute) // virtual
+		ann := user("ann")
+		if got := n.ask(history(ann, id.Direct(ann, ann), 0)); len(got.GetHistory().GetMessages()) != 1 {
+			t.Errorf("a minute later it answers %v; %v", got, n.set.Ready())
 		}
 		n.stop()
 		w.end()

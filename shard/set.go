@@ -18,7 +18,8 @@
 //
 // What it does not do: it knows no rules (package chat does), keeps no state
 // but what is on its way, authenticates nobody, never trims the journal and
-// never rebuilds a damaged view: it says so, and the node does.
+// never rebuilds a damaged view: it says so, and the node does. Snapshots of
+// views it makes and takes in; how they travel is the journal's and the node's.
 package shard
 
 import (
@@ -66,6 +67,18 @@ type Config struct {
 	// idle owner finds out; nil: it finds out at its next append.
 	LeaseEnded func(shard int, lease journal.Lease) <-chan struct{}
 
+	// FetchView has a shard's view taken from a peer: it makes RestoreSnapshot
+	// be called, and returns when that is done. It is called, by the owner and
+	// with pauses between attempts, when the journal has trimmed what a view
+	// lacks; never while this node decides for the shard. nil: such a shard is
+	// damaged and stops.
+	FetchView func(ctx context.Context, shard int) error
+	// Replaced hears that a shard's view was replaced by a later one. Feed is not
+	// told of what happened between the two, so whoever listens must read again
+	// what the shard has. It may be called from any goroutine, must not block,
+	// and may be nil.
+	Replaced func(shard int)
+
 	Logger     *slog.Logger          // nil: discards
 	Registerer prometheus.Registerer // nil: metrics are kept but not shown
 
@@ -73,6 +86,8 @@ type Config struct {
 	InboxBytes    int // their encoded bytes; 8 MiB
 	BatchCommands int // commands in one record; 2,048
 	BatchBytes    int // encoded bytes of one batch; 512 KiB
+
+	DigestRate int64 // bytes a second that a digest of a view reads; 32 MiB
 
 	OutboxInFlight int           // effects under way at once, a shard; 64
 	LeaseGrace     time.Duration // how long commands may wait for an owner before they are refused; 1 s
@@ -97,8 +112,17 @@ func (c Config) withDefaults() (Config, error) {
 	if c.Fresh == nil {
 		c.Fresh = func(int) bool { return true }
 	}
+	if c.Replaced == nil {
+		c.Replaced = func(int) {}
+	}
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)
+	}
+	if c.DigestRate < 0 {
+		return c, errors.New("shard: negative rate in configuration")
+	}
+	if c.DigestRate == 0 {
+		c.DigestRate = 32 << 20
 	}
 	for _, f := range []struct {
 		value *int

@@ -317,6 +317,12 @@ func (l *lockedBuffer) String() string {
 	return l.b.String()
 }
 
+func (l *lockedBuffer) clear() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.b.Reset()
+}
+
 func reasonIn(r *nodev1.Reply) string { return r.GetError().GetInfo().GetReason() }
 
 var errInjected = errors.New("injected")

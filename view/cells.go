@@ -182,6 +182,8 @@ type bound struct {
 	complete bool
 }
 
+func newBounds() bounds { return bounds{byPrefix: make(map[string]*bound)} }
+
 // set hears of every key that is set.
 func (bs *bounds) set(key []byte) {
 	if bs.length == 0 || len(key) <= bs.length {

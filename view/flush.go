@@ -50,6 +50,14 @@ func (s *Store) Flush() error {
 func (s *Store) flush() error {
 	s.flushMu.Lock()
 	defer s.flushMu.Unlock()
+	if err := s.flushLocked(); err != nil {
+		return err
+	}
+	return s.waitForCompactions()
+}
+
+// flushLocked is one flush; the caller holds flushMu.
+func (s *Store) flushLocked() error {
 	if s.cfg.BeforeFlush != nil {
 		if err := s.cfg.BeforeFlush(); err != nil {
 			s.log.Warn("before a flush of the view", "error", err)
@@ -79,7 +87,7 @@ func (s *Store) flush() error {
 	if s.cfg.AfterFlush != nil {
 		s.cfg.AfterFlush(marks)
 	}
-	return s.waitForCompactions()
+	return nil
 }
 
 // holding tells whether any shard has committed what is not in Pebble yet.

@@ -24,7 +24,9 @@ type Shard struct {
 	low, high []byte // its keys: low ≤ key < high
 	markKey   []byte
 	mark      atomic.Pointer[journalv1.Mark] // never modified, only replaced
-	staged    atomic.Bool                    // a stage is open
+	turn      turn                           // whose it is to change the shard
+
+	incoming atomic.Bool // a Restore is reading its stream
 
 	cells  cells  // what the stages work with
 	bounds bounds // of keys that the stages have set or asked for
@@ -51,7 +53,7 @@ func newShard(s *Store, n int) *Shard {
 	return &Shard{
 		store: s, n: n,
 		low: partitionKey(first(n)), high: partitionKey(first(n + 1)),
-		markKey: ownKey('m', n, ""), cells: newCells(), bounds: bounds{byPrefix: make(map[string]*bound)},
+		markKey: ownKey('m', n, ""), cells: newCells(), bounds: newBounds(),
 	}
 }
 
@@ -310,16 +312,18 @@ var ErrStageEnded = errors.New("view: the stage has ended")
 
 // Stage begins a stage. A shard has at most one: a second is an error, as two
 // writers of one shard would be. Otherwise the error is a *FencedError or ErrClosed.
+// It waits while Restore puts another view in place, which is not long: then
+// Mark is another one than before.
 func (sh *Shard) Stage() (*Stage, error) {
 	if err := sh.use(); err != nil {
 		return nil, err
 	}
-	if !sh.staged.CompareAndSwap(false, true) {
+	if !sh.turn.stage() {
 		sh.store.users.Done()
 		return nil, fmt.Errorf("view: shard %d has an open stage already", sh.n)
 	}
 	if err := sh.tidy(); err != nil {
-		sh.staged.Store(false)
+		sh.turn.end()
 		sh.store.users.Done()
 		return nil, err
 	}
@@ -642,6 +646,6 @@ func (st *Stage) Discard() {
 	}
 	st.ended = true
 	st.sh.cells.discard()
-	st.sh.staged.Store(false)
+	st.sh.turn.end()
 	st.sh.store.users.Done()
 }

@@ -10,8 +10,9 @@
 // last record applied, the running hash after it, the rules in force) and is
 // written in the same batch as that record's effects. A Stage holds the effects
 // of one record before it is committed; a Reader is a consistent look at one
-// shard. A fenced store has met its first checksum or I/O error and answers
-// nothing any more (invariant 7).
+// shard; a Snapshot is one as a stream of bytes, and Restore puts what such a
+// stream holds in the place of a shard's view. A fenced store has met its first
+// checksum or I/O error and answers nothing any more (invariant 7).
 //
 // Concurrency: a Stage belongs to one goroutine, the shard's owner, and a shard
 // has at most one at a time; Readers are made by anyone and used by one
@@ -25,6 +26,8 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -109,6 +112,7 @@ func (c Config) withDefaults() (Config, error) {
 // Store holds the views of all shards of a machine.
 type Store struct {
 	cfg    Config
+	fs     durable.FS // cfg.FS, which fences when it fails to write
 	db     *pebble.DB
 	cache  *pebble.Cache
 	shards []*Shard
@@ -123,9 +127,12 @@ type Store struct {
 	// users counts open stages, readers and calls in progress, so that Close
 	// never pulls the store from under one. It is added to under mu or a shard's
 	// mu, after a look at closing.
-	mu      sync.Mutex
-	closing atomic.Bool
-	users   sync.WaitGroup
+	mu        sync.Mutex
+	closing   atomic.Bool
+	users     sync.WaitGroup
+	snapshots map[*Snapshot]struct{} // those that are open; guarded by mu
+
+	tableBytes int // incomingBytes; less in tests
 }
 
 // ErrClosed is returned once Close has been called.
@@ -149,8 +156,12 @@ func Open(cfg Config) (*Store, error) {
 		log:       cfg.Logger.With("store", "view"),
 		flushNow:  make(chan struct{}, 1),
 		compacted: make(chan struct{}, 1),
+		snapshots: make(map[*Snapshot]struct{}),
+
+		tableBytes: incomingBytes,
 	}
 	s.fence.init()
+	s.fs = durable.Watch(cfg.FS, s.writeFailed)
 	s.cache = pebble.NewCache(cfg.CacheBytes)
 	if s.db, err = s.openPebble(); err != nil {
 		s.fence.stop()
@@ -163,6 +174,7 @@ func Open(cfg Config) (*Store, error) {
 		s.cache.Unref()
 		return nil, classify(cfg.Dir, err)
 	}
+	s.removeIncoming()
 	return s, nil
 }
 
@@ -184,7 +196,7 @@ func (s *Store) openPebble() (db *pebble.DB, err error) {
 
 func (s *Store) options() *pebble.Options {
 	o := &pebble.Options{
-		FS:                 durable.Watch(s.cfg.FS, s.writeFailed),
+		FS:                 s.fs,
 		Cache:              s.cache,
 		DisableWAL:         true,
 		FormatMajorVersion: pebble.FormatNewest,
@@ -204,6 +216,8 @@ func (s *Store) options() *pebble.Options {
 		LBaseMaxBytes:         1 << 30,
 		L0StopWritesThreshold: 1 << 20,
 	}
+	// What Restore hands over is durable when Pebble has taken it, not later.
+	o.Experimental.DisableIngestAsFlushable = func() bool { return true }
 	for i := range o.Levels {
 		o.Levels[i].BlockSize = 16 << 10
 		o.Levels[i].IndexBlockSize = 64 << 10
@@ -310,8 +324,8 @@ func (s *Store) use() (done func(), err error) {
 	return s.users.Done, nil
 }
 
-// Close refuses new stages and readers, waits for those that are open, flushes
-// and closes. The error of the flush is returned: what was not flushed is
+// Close refuses new stages and readers, waits for those that are open, ends
+// snapshots, flushes and closes. The error of the flush is returned: what was not flushed is
 // replayed at the next start.
 func (s *Store) Close() error {
 	s.mu.Lock()
@@ -319,7 +333,11 @@ func (s *Store) Close() error {
 		s.mu.Unlock()
 		return nil
 	}
+	open := slices.Collect(maps.Keys(s.snapshots))
 	s.mu.Unlock()
+	for _, snap := range open { // they may be read at the pace of a slow peer
+		snap.end(ErrClosed)
+	}
 	for _, sh := range s.shards { // whoever has looked at closing before is counted now
 		sh.mu.Lock()
 		sh.mu.Unlock() //nolint:staticcheck // nothing to do within
