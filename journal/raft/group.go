@@ -31,19 +31,18 @@ type group struct {
 	lost    atomic.Pointer[journal.LostTailError] // the log is damaged: the loop ends, or never runs
 	removed atomic.Bool                           // this node is a member no more, likewise
 
-	node     *etcd.RawNode // the loop's, as all down to hint
+	node     *etcd.RawNode // the loop's, as all down to transfer
 	pending  *proposal     // in the log, not yet known to be committed
 	changing *change       // likewise
 	ticks    uint64
 	heard    map[NodeID]uint64 // when a peer last sent something, in ticks
 	events   []event           // being worked through
-	hint     *time.Timer       // to campaign early
-	hints    int               // how often it will still be tried
-	fetching bool              // a snapshot is on its way
-	fetched  chan fetched      // where it arrives
-	restored *base             // the view stands there, the log not yet
-	stuck    []NodeID          // see retrySnapshots
-	transfer NodeID            // to whom the ownership is being given
+	search   search
+	fetching bool         // a snapshot is on its way
+	fetched  chan fetched // where it arrives
+	restored *base        // the view stands there, the log not yet
+	stuck    []NodeID     // see retrySnapshots
+	transfer NodeID       // to whom the ownership is being given
 
 	proposals chan *proposal
 	calls     chan func()
@@ -152,13 +151,13 @@ func (g *group) start() (err error) {
 // loop runs the group until the journal closes, its store is fenced, or the
 // shard is halted.
 func (g *group) loop() {
-	g.hint = time.NewTimer(time.Hour)
-	g.hint.Stop()
+	g.search.timer = time.NewTimer(time.Hour)
+	g.search.timer.Stop()
 	defer func() {
 		if r := recover(); r != nil {
 			g.j.store.trip(fmt.Errorf("group of shard %d: %v\n%s", g.shard, r, debug.Stack()))
 		}
-		g.hint.Stop()
+		g.search.timer.Stop()
 		g.disown()
 		close(g.stopped)
 	}()
@@ -183,8 +182,8 @@ func (g *group) loop() {
 			f()
 		case <-g.tick:
 			g.ticked()
-		case <-g.hint.C:
-			g.hinted()
+		case <-g.search.timer.C:
+			g.turn()
 		case f := <-g.fetched:
 			g.arrived(f)
 		case <-g.halt:
@@ -252,6 +251,9 @@ func (g *group) step(events []event) {
 }
 
 func (g *group) receive(from NodeID, m *raftpb.Message) {
+	if from == g.leader && m.GetTerm() == g.term {
+		g.leaderHeard()
+	}
 	switch m.GetType() {
 	case raftpb.MsgSnap:
 		if !g.takes(from, m) {
@@ -264,6 +266,10 @@ func (g *group) receive(from NodeID, m *raftpb.Message) {
 		if gone {
 			g.j.cfg.Transport.Send(from, Parcel{Shard: g.shard})
 			return
+		}
+	case raftpb.MsgVoteResp:
+		if m.GetReject() {
+			g.refused(m)
 		}
 	case raftpb.MsgAppResp:
 		g.noteAck(from, m)
@@ -291,6 +297,7 @@ func (g *group) remove(why string, by NodeID) {
 func (g *group) ticked() {
 	g.ticks++
 	g.node.Tick()
+	g.watchLeader()
 	if g.ticks%(2*electionTicks) == 0 {
 		g.retrySnapshots()
 	}
@@ -306,31 +313,6 @@ func (g *group) moved() {
 	defer g.log.mu.Unlock()
 	g.moving = false
 	g.log.wake()
-}
-
-// lostPeer: the connection to a peer has broken. If it led, that is a hint not to
-// wait for the election timeout: followers ask at once, with jitter, whether
-// others have lost the leader too (a pre-vote disturbs nobody who has not).
-func (g *group) lostPeer(peer NodeID) {
-	g.node.ReportUnreachable(peer)
-	if s := g.node.BasicStatus(); s.RaftState == etcd.StateFollower && s.Lead == peer {
-		_ = g.node.ForgetLeader() // only refused in modes we do not use
-		g.hints = 4
-		g.hint.Reset(g.j.jitter())
-	}
-}
-
-// hinted campaigns, unless a leader was found meanwhile; again a few times, as
-// the others may hear of the loss a little later.
-func (g *group) hinted() {
-	s := g.node.BasicStatus()
-	if s.Lead != 0 || (s.RaftState != etcd.StateFollower && s.RaftState != etcd.StatePreCandidate) {
-		return
-	}
-	_ = g.node.Campaign() // refused if not a voter: then others will
-	if g.hints--; g.hints > 0 {
-		g.hint.Reset(g.j.jitter())
-	}
 }
 
 // disown takes the ownership away and settles what can be settled.
@@ -381,6 +363,7 @@ func (g *group) ready() error {
 	for _, m := range rd.Messages {
 		if isAnswer(m) {
 			g.j.cfg.Transport.Send(m.GetTo(), Parcel{Shard: g.shard, Message: m})
+			g.promised(m)
 		}
 	}
 	if rd.SoftState != nil {
@@ -397,6 +380,7 @@ func (g *group) ready() error {
 func (g *group) softState(s *etcd.SoftState) {
 	term := g.node.BasicStatus().GetTerm()
 	g.log.mu.Lock()
+	was := g.leader
 	if g.leader != s.Lead || g.term != term {
 		g.leader, g.term = s.Lead, term
 		g.log.wake()
@@ -405,6 +389,7 @@ func (g *group) softState(s *etcd.SoftState) {
 		g.setOwner(0)
 	}
 	g.log.mu.Unlock()
+	g.follow(was, s.Lead)
 	if s.RaftState != etcd.StateLeader {
 		g.resolve(outcome{err: journal.ErrUnknown})
 		g.changed(journal.ErrUnknown)

@@ -2,10 +2,7 @@ package raft
 
 import (
 	"context"
-	"encoding/binary"
 	"fmt"
-	"io"
-	"time"
 
 	etcd "go.etcd.io/raft/v3"
 
@@ -101,13 +98,4 @@ func (j *Journal) handOver() {
 	for range n {
 		<-done
 	}
-}
-
-// jitter is how long to wait before campaigning on a hint: up to two ticks.
-func (j *Journal) jitter() time.Duration {
-	var b [8]byte
-	if _, err := io.ReadFull(j.cfg.Random, b[:]); err != nil {
-		return j.cfg.TickInterval
-	}
-	return 1 + time.Duration(binary.BigEndian.Uint64(b[:])%uint64(2*j.cfg.TickInterval+1))
 }
