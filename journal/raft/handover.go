@@ -71,6 +71,15 @@ func (g *group) giveTo(to NodeID) (term uint64, err error) {
 	return owner, nil
 }
 
+// moved ends a transfer, whether it succeeded or was given up.
+func (g *group) moved() {
+	g.transfer = 0
+	g.log.mu.Lock()
+	defer g.log.mu.Unlock()
+	g.moving = false
+	g.log.wake()
+}
+
 // handOver gives away what this node leads, before it stops.
 func (j *Journal) handOver() {
 	if j.store.err() != nil {
