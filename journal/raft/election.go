@@ -120,16 +120,20 @@ func (g *group) voters() []NodeID {
 }
 
 // leaderHeard: the leader has said something.
-func (g *group) leaderHeard() { g.search.word = g.ticks }
+func (g *group) leaderHeard() {
+	g.search.word = g.ticks
+	g.word.heard()
+}
 
 // follow takes note of another leader, or of none: however Raft has lost it, it
 // is searched for.
 func (g *group) follow(was, lead NodeID) {
-	switch {
-	case lead != 0:
+	self := g.j.cfg.NodeID
+	if lead != 0 || was == self {
 		g.leaderHeard()
-	case was != 0 && g.search.turns == 0:
-		g.leaderHeard()
+	}
+	g.word.leading.Store(lead == self)
+	if lead == 0 && was != 0 && g.search.turns == 0 {
 		g.seek(was)
 	}
 }

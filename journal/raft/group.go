@@ -26,7 +26,7 @@ type group struct {
 	shard   journal.ShardID
 	log     *shardLog
 	lost    atomic.Pointer[journal.LostTailError] // the log is damaged: the loop ends, or never runs
-	removed atomic.Bool                           // this node is a member no more, likewise
+	removed atomic.Pointer[RemovedError]          // this node is a member no more, likewise
 
 	node     *etcd.RawNode // the loop's, as all down to transfer
 	pending  *proposal     // in the log, not yet known to be committed
@@ -35,11 +35,10 @@ type group struct {
 	heard    map[NodeID]uint64 // when a peer last sent something, in ticks
 	events   []event           // being worked through
 	search   search
-	fetching bool         // a snapshot is on its way
-	fetched  chan fetched // where it arrives
-	restored *base        // the view stands there, the log not yet
-	stuck    []NodeID     // see retrySnapshots
-	transfer NodeID       // to whom the ownership is being given
+	fetching bool     // a snapshot is on its way
+	restored *base    // the view stands there, the log not yet
+	stuck    []NodeID // see retrySnapshots
+	transfer NodeID   // to whom the ownership is being given
 
 	proposals chan *proposal
 	calls     chan func()
@@ -49,6 +48,7 @@ type group struct {
 	halting   sync.Once
 	stopped   chan struct{} // closed when the loop has ended
 	progress  progress      // of the snapshot being fetched
+	word      word          // the leader's last
 
 	// state, guarded by log.mu; log.changed tells of changes.
 	owner    uint64        // the term this node owns the shard in, 0 for none
@@ -77,11 +77,11 @@ func newGroup(j *Journal, shard journal.ShardID) *group {
 		proposals: make(chan *proposal),
 		calls:     make(chan func()),
 		inbox:     newInbox(),
-		fetched:   make(chan fetched),
 		tick:      make(chan struct{}, 1),
 		halt:      make(chan struct{}),
 		stopped:   make(chan struct{}),
 		ended:     make(chan struct{}),
+		word:      word{began: time.Now()},
 		acked:     map[NodeID]ack{},
 		serving:   map[NodeID]int{},
 	}
@@ -116,7 +116,7 @@ func (g *group) start() (err error) {
 	}
 	members := membersOf(g.log.meta.conf)
 	if len(members) > 0 && !slices.Contains(members, g.j.cfg.NodeID) {
-		g.removed.Store(true)
+		g.removed.Store(&RemovedError{Shard: g.shard, Node: g.j.cfg.NodeID, Why: "it was so when the journal was opened"})
 		g.stop()
 		close(g.stopped)
 		return nil
@@ -142,7 +142,9 @@ func (g *group) loop() {
 		}
 		g.search.timer.Stop()
 		g.disown()
+		g.word.stop()
 		close(g.stopped)
+		g.j.changes.ring()
 	}()
 	for {
 		for g.node.HasReady() {
@@ -167,8 +169,6 @@ func (g *group) loop() {
 			g.ticked()
 		case <-g.search.timer.C:
 			g.turn()
-		case f := <-g.fetched:
-			g.arrived(f)
 		case <-g.halt:
 			return
 		case <-g.j.closing:
@@ -198,10 +198,18 @@ func (g *group) dead() error {
 	if lost := g.lost.Load(); lost != nil {
 		return lost
 	}
-	if g.removed.Load() {
-		return &RemovedError{Shard: g.shard, Node: g.j.cfg.NodeID}
+	if removed := g.removed.Load(); removed != nil {
+		return removed
 	}
 	return g.j.store.err()
+}
+
+// over is dead for when the loop has ended.
+func (g *group) over() error {
+	if err := g.dead(); err != nil {
+		return err
+	}
+	return journal.ErrClosed
 }
 
 // stop halts the group for good; it may be called from anywhere.
@@ -215,10 +223,7 @@ func (g *group) do(ctx context.Context, f func()) error {
 	case <-ctx.Done():
 		return fmt.Errorf("shard %d: %w", g.shard, ctx.Err())
 	case <-g.stopped:
-		if err := g.dead(); err != nil {
-			return err
-		}
-		return journal.ErrClosed
+		return g.over()
 	}
 	select {
 	case <-done:
@@ -259,6 +264,9 @@ func (g *group) setOwner(term uint64) {
 		close(g.ended)
 		g.ended = make(chan struct{})
 	}
+	if g.owner != term {
+		g.j.changes.ring()
+	}
 	g.owner, g.leased = term, false
 	g.log.wake()
 }
@@ -297,8 +305,8 @@ func (g *group) ready() error {
 			g.promised(m)
 		}
 	}
-	if rd.SoftState != nil {
-		g.softState(rd.SoftState)
+	if rd.SoftState != nil || (!etcd.IsEmptyHardState(rd.HardState) && rd.HardState.GetTerm() != g.term) {
+		g.softState(g.node.BasicStatus())
 	}
 	if err := g.apply(rd.CommittedEntries); err != nil {
 		return err
@@ -307,14 +315,15 @@ func (g *group) ready() error {
 	return nil
 }
 
-// softState takes note of who leads.
-func (g *group) softState(s *etcd.SoftState) {
-	term := g.node.BasicStatus().GetTerm()
+// softState takes note of who leads, and in which term.
+func (g *group) softState(s etcd.BasicStatus) {
+	term := s.GetTerm()
 	g.log.mu.Lock()
 	was := g.leader
 	if g.leader != s.Lead || g.term != term {
 		g.leader, g.term = s.Lead, term
 		g.log.wake()
+		g.j.changes.ring()
 	}
 	if g.owner != 0 && (s.RaftState != etcd.StateLeader || g.owner != term) {
 		g.setOwner(0)

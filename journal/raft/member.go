@@ -65,10 +65,11 @@ func (e *BehindError) Error() string {
 type RemovedError struct {
 	Shard journal.ShardID
 	Node  NodeID
+	Why   string
 }
 
 func (e *RemovedError) Error() string {
-	return fmt.Sprintf("journal: node %d was removed from shard %d", e.Node, e.Shard)
+	return fmt.Sprintf("journal: node %d was removed from shard %d: %s", e.Node, e.Shard, e.Why)
 }
 
 // Is makes errors.Is(err, journal.ErrNotOwner) true.
@@ -272,7 +273,7 @@ func (g *group) applyConfChange(e *raftpb.Entry) error {
 		}
 	}
 	if !slices.Contains(membersOf(conf), g.j.cfg.NodeID) {
-		g.remove("the change is committed", g.j.cfg.NodeID)
+		g.remove("the change is committed")
 	}
 	return nil
 }

@@ -1,6 +1,8 @@
 package raft
 
 import (
+	"fmt"
+
 	"go.etcd.io/raft/v3/raftpb"
 
 	"github.com/bongsu-im/bongsu/journal"
@@ -13,7 +15,7 @@ func (g *group) step(events []event) {
 		case e.down:
 			g.lostPeer(e.from)
 		case e.removed:
-			g.remove("a peer says so", e.from)
+			g.remove(fmt.Sprintf("node %d says so", e.from))
 			return
 		default:
 			g.heard[e.from] = g.ticks
@@ -60,9 +62,10 @@ func (g *group) receive(from NodeID, m *raftpb.Message) {
 }
 
 // remove stops the group: this node is no member any more.
-func (g *group) remove(why string, by NodeID) {
-	if g.removed.CompareAndSwap(false, true) {
-		g.j.cfg.Logger.Warn("this node was removed from a shard's group and stops serving it", "shard", g.shard, "why", why, "by", by)
+func (g *group) remove(why string) {
+	e := &RemovedError{Shard: g.shard, Node: g.j.cfg.NodeID, Why: why}
+	if g.removed.CompareAndSwap(nil, e) {
+		g.j.cfg.Logger.Warn("this node stops serving a shard", "shard", g.shard, "err", e)
 	}
 	g.stop()
 }
