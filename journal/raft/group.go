@@ -2,9 +2,7 @@ package raft
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"log/slog"
 	"runtime/debug"
 	"slices"
 	"sync"
@@ -13,7 +11,6 @@ import (
 
 	etcd "go.etcd.io/raft/v3"
 	"go.etcd.io/raft/v3/raftpb"
-	"google.golang.org/protobuf/proto"
 
 	"github.com/bongsu-im/bongsu/journal"
 )
@@ -29,21 +26,19 @@ type group struct {
 	shard   journal.ShardID
 	log     *shardLog
 	lost    atomic.Pointer[journal.LostTailError] // the log is damaged: the loop ends, or never runs
-	removed atomic.Bool                           // this node is a member no more, likewise
+	removed atomic.Pointer[RemovedError]          // this node is a member no more, likewise
 
-	node     *etcd.RawNode // the loop's, as all down to hint
+	node     *etcd.RawNode // the loop's, as all down to transfer
 	pending  *proposal     // in the log, not yet known to be committed
 	changing *change       // likewise
 	ticks    uint64
 	heard    map[NodeID]uint64 // when a peer last sent something, in ticks
 	events   []event           // being worked through
-	hint     *time.Timer       // to campaign early
-	hints    int               // how often it will still be tried
-	fetching bool              // a snapshot is on its way
-	fetched  chan fetched      // where it arrives
-	restored *base             // the view stands there, the log not yet
-	stuck    []NodeID          // see retrySnapshots
-	transfer NodeID            // to whom the ownership is being given
+	search   search
+	fetching bool     // a snapshot is on its way
+	restored *base    // the view stands there, the log not yet
+	stuck    []NodeID // see retrySnapshots
+	transfer NodeID   // to whom the ownership is being given
 
 	proposals chan *proposal
 	calls     chan func()
@@ -53,6 +48,7 @@ type group struct {
 	halting   sync.Once
 	stopped   chan struct{} // closed when the loop has ended
 	progress  progress      // of the snapshot being fetched
+	word      word          // the leader's last
 
 	// state, guarded by log.mu; log.changed tells of changes.
 	owner    uint64        // the term this node owns the shard in, 0 for none
@@ -65,20 +61,6 @@ type group struct {
 	serving  map[NodeID]int // snapshots being sent
 	acked    map[NodeID]ack // what peers have acknowledged, see memory.go
 }
-
-type proposal struct {
-	data  []byte
-	term  uint64
-	index uint64
-	done  chan outcome // room for one
-}
-
-type outcome struct {
-	position journal.Position
-	err      error
-}
-
-var _ journal.Log = (*group)(nil)
 
 // electionTicks without a word from the leader make a follower campaign, at
 // random up to twice as many; heartbeats go out every heartbeatTicks.
@@ -95,11 +77,11 @@ func newGroup(j *Journal, shard journal.ShardID) *group {
 		proposals: make(chan *proposal),
 		calls:     make(chan func()),
 		inbox:     newInbox(),
-		fetched:   make(chan fetched),
 		tick:      make(chan struct{}, 1),
 		halt:      make(chan struct{}),
 		stopped:   make(chan struct{}),
 		ended:     make(chan struct{}),
+		word:      word{began: time.Now()},
 		acked:     map[NodeID]ack{},
 		serving:   map[NodeID]int{},
 	}
@@ -134,7 +116,7 @@ func (g *group) start() (err error) {
 	}
 	members := membersOf(g.log.meta.conf)
 	if len(members) > 0 && !slices.Contains(members, g.j.cfg.NodeID) {
-		g.removed.Store(true)
+		g.removed.Store(&RemovedError{Shard: g.shard, Node: g.j.cfg.NodeID, Why: "it was so when the journal was opened"})
 		g.stop()
 		close(g.stopped)
 		return nil
@@ -152,15 +134,17 @@ func (g *group) start() (err error) {
 // loop runs the group until the journal closes, its store is fenced, or the
 // shard is halted.
 func (g *group) loop() {
-	g.hint = time.NewTimer(time.Hour)
-	g.hint.Stop()
+	g.search.timer = time.NewTimer(time.Hour)
+	g.search.timer.Stop()
 	defer func() {
 		if r := recover(); r != nil {
 			g.j.store.trip(fmt.Errorf("group of shard %d: %v\n%s", g.shard, r, debug.Stack()))
 		}
-		g.hint.Stop()
+		g.search.timer.Stop()
 		g.disown()
+		g.word.stop()
 		close(g.stopped)
+		g.j.changes.ring()
 	}()
 	for {
 		for g.node.HasReady() {
@@ -183,10 +167,8 @@ func (g *group) loop() {
 			f()
 		case <-g.tick:
 			g.ticked()
-		case <-g.hint.C:
-			g.hinted()
-		case f := <-g.fetched:
-			g.arrived(f)
+		case <-g.search.timer.C:
+			g.turn()
 		case <-g.halt:
 			return
 		case <-g.j.closing:
@@ -206,6 +188,30 @@ func (g *group) halted() bool {
 	}
 }
 
+// dead returns why the log does nothing more, or nil.
+func (g *group) dead() error {
+	select {
+	case <-g.j.closing:
+		return journal.ErrClosed
+	default:
+	}
+	if lost := g.lost.Load(); lost != nil {
+		return lost
+	}
+	if removed := g.removed.Load(); removed != nil {
+		return removed
+	}
+	return g.j.store.err()
+}
+
+// over is dead for when the loop has ended.
+func (g *group) over() error {
+	if err := g.dead(); err != nil {
+		return err
+	}
+	return journal.ErrClosed
+}
+
 // stop halts the group for good; it may be called from anywhere.
 func (g *group) stop() { g.halting.Do(func() { close(g.halt) }) }
 
@@ -217,10 +223,7 @@ func (g *group) do(ctx context.Context, f func()) error {
 	case <-ctx.Done():
 		return fmt.Errorf("shard %d: %w", g.shard, ctx.Err())
 	case <-g.stopped:
-		if err := g.dead(); err != nil {
-			return err
-		}
-		return journal.ErrClosed
+		return g.over()
 	}
 	select {
 	case <-done:
@@ -235,101 +238,16 @@ func (g *group) do(ctx context.Context, f func()) error {
 	}
 }
 
-// step takes what peers have sent.
-func (g *group) step(events []event) {
-	for _, e := range events {
-		switch {
-		case e.down:
-			g.lostPeer(e.from)
-		case e.removed:
-			g.remove("a peer says so", e.from)
-			return
-		default:
-			g.heard[e.from] = g.ticks
-			g.receive(e.from, e.message)
-		}
-	}
-}
-
-func (g *group) receive(from NodeID, m *raftpb.Message) {
-	switch m.GetType() {
-	case raftpb.MsgSnap:
-		if !g.takes(from, m) {
-			return
-		}
-	case raftpb.MsgVote, raftpb.MsgPreVote:
-		g.log.mu.Lock()
-		gone := g.log.gone[from]
-		g.log.mu.Unlock()
-		if gone {
-			g.j.cfg.Transport.Send(from, Parcel{Shard: g.shard})
-			return
-		}
-	case raftpb.MsgAppResp:
-		g.noteAck(from, m)
-	case raftpb.MsgHeartbeat:
-		// A leader names no commit beyond what this node has acknowledged to it.
-		// Raft would panic, which would cost all shards.
-		if term := g.node.BasicStatus().GetTerm(); m.GetTerm() >= term && m.GetCommit() > g.log.last {
-			g.reminded(from, journal.Position{Term: journal.Term(m.GetTerm()), Index: journal.Index(m.GetCommit())})
-			return
-		}
-	}
-	// A message that raft cannot use is as good as lost on the way.
-	_ = g.node.Step(m)
-}
-
-// remove stops the group: this node is no member any more.
-func (g *group) remove(why string, by NodeID) {
-	if g.removed.CompareAndSwap(false, true) {
-		g.j.cfg.Logger.Warn("this node was removed from a shard's group and stops serving it", "shard", g.shard, "why", why, "by", by)
-	}
-	g.stop()
-}
-
 // ticked is a tick of Raft's clock.
 func (g *group) ticked() {
 	g.ticks++
 	g.node.Tick()
+	g.watchLeader()
 	if g.ticks%(2*electionTicks) == 0 {
 		g.retrySnapshots()
 	}
 	if g.transfer != 0 && g.node.Status().LeadTransferee != g.transfer {
 		g.moved()
-	}
-}
-
-// moved ends a transfer, whether it succeeded or was given up.
-func (g *group) moved() {
-	g.transfer = 0
-	g.log.mu.Lock()
-	defer g.log.mu.Unlock()
-	g.moving = false
-	g.log.wake()
-}
-
-// lostPeer: the connection to a peer has broken. If it led, that is a hint not to
-// wait for the election timeout: followers ask at once, with jitter, whether
-// others have lost the leader too (a pre-vote disturbs nobody who has not).
-func (g *group) lostPeer(peer NodeID) {
-	g.node.ReportUnreachable(peer)
-	if s := g.node.BasicStatus(); s.RaftState == etcd.StateFollower && s.Lead == peer {
-		_ = g.node.ForgetLeader() // only refused in modes we do not use
-		g.hints = 4
-		g.hint.Reset(g.j.jitter())
-	}
-}
-
-// hinted campaigns, unless a leader was found meanwhile; again a few times, as
-// the others may hear of the loss a little later.
-func (g *group) hinted() {
-	s := g.node.BasicStatus()
-	if s.Lead != 0 || (s.RaftState != etcd.StateFollower && s.RaftState != etcd.StatePreCandidate) {
-		return
-	}
-	_ = g.node.Campaign() // refused if not a voter: then others will
-	if g.hints--; g.hints > 0 {
-		g.hint.Reset(g.j.jitter())
 	}
 }
 
@@ -345,6 +263,9 @@ func (g *group) setOwner(term uint64) {
 	if g.owner != 0 && g.owner != term {
 		close(g.ended)
 		g.ended = make(chan struct{})
+	}
+	if g.owner != term {
+		g.j.changes.ring()
 	}
 	g.owner, g.leased = term, false
 	g.log.wake()
@@ -381,10 +302,11 @@ func (g *group) ready() error {
 	for _, m := range rd.Messages {
 		if isAnswer(m) {
 			g.j.cfg.Transport.Send(m.GetTo(), Parcel{Shard: g.shard, Message: m})
+			g.promised(m)
 		}
 	}
-	if rd.SoftState != nil {
-		g.softState(rd.SoftState)
+	if rd.SoftState != nil || (!etcd.IsEmptyHardState(rd.HardState) && rd.HardState.GetTerm() != g.term) {
+		g.softState(g.node.BasicStatus())
 	}
 	if err := g.apply(rd.CommittedEntries); err != nil {
 		return err
@@ -393,18 +315,21 @@ func (g *group) ready() error {
 	return nil
 }
 
-// softState takes note of who leads.
-func (g *group) softState(s *etcd.SoftState) {
-	term := g.node.BasicStatus().GetTerm()
+// softState takes note of who leads, and in which term.
+func (g *group) softState(s etcd.BasicStatus) {
+	term := s.GetTerm()
 	g.log.mu.Lock()
+	was := g.leader
 	if g.leader != s.Lead || g.term != term {
 		g.leader, g.term = s.Lead, term
 		g.log.wake()
+		g.j.changes.ring()
 	}
 	if g.owner != 0 && (s.RaftState != etcd.StateLeader || g.owner != term) {
 		g.setOwner(0)
 	}
 	g.log.mu.Unlock()
+	g.follow(was, s.Lead)
 	if s.RaftState != etcd.StateLeader {
 		g.resolve(outcome{err: journal.ErrUnknown})
 		g.changed(journal.ErrUnknown)
@@ -445,339 +370,3 @@ func (g *group) apply(entries []*raftpb.Entry) error {
 	}
 	return nil
 }
-
-func (g *group) applyConfChange(e *raftpb.Entry) error {
-	var cc raftpb.ConfChangeI
-	switch kindOf(e) {
-	case kindConfChange:
-		one := &raftpb.ConfChange{}
-		if err := proto.Unmarshal(e.GetData(), one); err != nil {
-			return g.log.corrupt(e.GetIndex(), "membership change: %w", err)
-		}
-		cc = one
-	case kindConfChangeV2:
-		two := &raftpb.ConfChangeV2{}
-		if err := proto.Unmarshal(e.GetData(), two); err != nil {
-			return g.log.corrupt(e.GetIndex(), "membership change: %w", err)
-		}
-		cc = two
-	default:
-		if c := g.changing; c != nil && c.index == e.GetIndex() {
-			g.changed(ErrChangeRefused) // raft put an empty entry in its place
-		}
-		return nil
-	}
-	conf := g.node.ApplyConfChange(cc)
-	if err := g.log.setConf(e.GetIndex(), conf); err != nil {
-		return err
-	}
-	g.j.cfg.Logger.Info("a shard's members changed", "shard", g.shard, "index", e.GetIndex(), "members", conf.String())
-	if c := g.changing; c != nil && len(conf.GetVotersOutgoing()) == 0 {
-		switch {
-		case c.index > e.GetIndex():
-		case c.index == e.GetIndex() && c.term != e.GetTerm():
-			g.changed(ErrChangeRefused)
-		default:
-			g.changed(nil)
-		}
-	}
-	if !slices.Contains(membersOf(conf), g.j.cfg.NodeID) {
-		g.remove("the change is committed", g.j.cfg.NodeID)
-	}
-	return nil
-}
-
-// resolve answers the pending proposal.
-func (g *group) resolve(o outcome) {
-	p := g.pending
-	if p == nil {
-		return
-	}
-	g.pending = nil
-	if err := g.j.store.err(); err != nil {
-		o = outcome{err: err} // nothing is acknowledged after the fence
-	}
-	g.answer(p, o)
-}
-
-func (g *group) answer(p *proposal, o outcome) {
-	g.log.mu.Lock()
-	g.inflight = false // before the owner is told: it may append again at once
-	g.log.wake()
-	g.log.mu.Unlock()
-	p.done <- o
-}
-
-// propose hands a proposal to raft, or refuses it for certain.
-func (g *group) propose(p *proposal) {
-	status := g.node.BasicStatus()
-	g.log.mu.Lock()
-	owner := g.owner
-	index := g.log.last + 1 // every Ready before has been worked through
-	g.log.mu.Unlock()
-	if status.RaftState != etcd.StateLeader || owner != p.term || status.GetTerm() != p.term || g.pending != nil {
-		g.answer(p, outcome{err: journal.ErrNotOwner})
-		return
-	}
-	p.index = index
-	if err := g.node.Propose(payload(p.data)); err != nil {
-		g.answer(p, outcome{err: fmt.Errorf("%w: raft dropped the proposal: %w", journal.ErrNotOwner, err)})
-		return
-	}
-	g.pending = p
-}
-
-// Lease implements journal.Log. Before it gives a term away, a mark of that term
-// is durable: were the log to lose the term's first entries, the next start
-// would notice, and not use the term again for another history.
-func (g *group) Lease(ctx context.Context) (journal.Lease, error) {
-	var marked uint64
-	for {
-		if err := g.dead(); err != nil {
-			return journal.Lease{}, err
-		}
-		g.log.mu.Lock()
-		changed := g.log.changed
-		if g.owner != 0 && !g.inflight && !g.moving {
-			if marked == g.owner {
-				g.leased = true
-				lease := journal.Lease{Term: journal.Term(g.owner), Applied: g.log.final.Index}
-				g.log.mu.Unlock()
-				return lease, nil
-			}
-			owner := g.owner
-			g.log.mu.Unlock()
-			if err := g.j.marks.cover(g.shard, owner); err != nil {
-				return journal.Lease{}, err
-			}
-			marked = owner
-			continue
-		}
-		g.log.mu.Unlock()
-		select {
-		case <-changed:
-		case <-ctx.Done():
-			return journal.Lease{}, fmt.Errorf("wait for the lease of shard %d: %w", g.shard, ctx.Err())
-		case <-g.halt:
-		case <-g.j.closing:
-		case <-g.j.store.down:
-		}
-	}
-}
-
-// dead returns why the log does nothing more, or nil.
-func (g *group) dead() error {
-	select {
-	case <-g.j.closing:
-		return journal.ErrClosed
-	default:
-	}
-	if lost := g.lost.Load(); lost != nil {
-		return lost
-	}
-	if g.removed.Load() {
-		return &RemovedError{Shard: g.shard, Node: g.j.cfg.NodeID}
-	}
-	return g.j.store.err()
-}
-
-// Append implements journal.Log.
-func (g *group) Append(ctx context.Context, lease journal.Lease, data []byte) (journal.Position, error) {
-	if len(data) > journal.MaxEntryBytes {
-		return journal.Position{}, fmt.Errorf("append %d bytes to shard %d: %w", len(data), g.shard, journal.ErrTooLarge)
-	}
-	if err := g.dead(); err != nil {
-		return journal.Position{}, err
-	}
-	if err := ctx.Err(); err != nil {
-		return journal.Position{}, fmt.Errorf("%w: %w", journal.ErrCancelled, err)
-	}
-	g.log.mu.Lock()
-	if !g.leased || g.inflight || uint64(lease.Term) != g.owner {
-		g.log.mu.Unlock()
-		return journal.Position{}, journal.ErrNotOwner
-	}
-	g.inflight = true
-	g.log.mu.Unlock()
-	if err := g.j.space.check(); err != nil {
-		g.abandon(true)
-		return journal.Position{}, err
-	}
-	p := &proposal{data: data, term: uint64(lease.Term), done: make(chan outcome, 1)}
-	select {
-	case g.proposals <- p:
-	case <-ctx.Done():
-		g.abandon(true)
-		return journal.Position{}, fmt.Errorf("%w: %w", journal.ErrCancelled, ctx.Err())
-	case <-g.stopped:
-		g.abandon(false)
-		if err := g.dead(); err != nil {
-			return journal.Position{}, err
-		}
-		return journal.Position{}, journal.ErrNotOwner
-	case <-g.j.store.down: // the loop may hang in a store that failed
-		g.abandon(false)
-		return journal.Position{}, g.j.store.err()
-	}
-	select {
-	case o := <-p.done:
-		if o.err != nil {
-			g.unlease()
-		}
-		return o.position, o.err
-	case <-ctx.Done():
-		g.unlease()
-		return journal.Position{}, fmt.Errorf("%w: %w", journal.ErrUnknown, ctx.Err())
-	case <-g.stopped:
-	case <-g.j.store.down:
-	}
-	if err := g.j.store.err(); err != nil {
-		return journal.Position{}, err
-	}
-	select {
-	case o := <-p.done: // it was answered before the loop ended
-		return o.position, o.err
-	default:
-		return journal.Position{}, journal.ErrUnknown
-	}
-}
-
-// abandon takes back an append that has not begun; keep tells whether the lease
-// is still good.
-func (g *group) abandon(keep bool) {
-	g.log.mu.Lock()
-	defer g.log.mu.Unlock()
-	g.inflight = false
-	g.leased = g.leased && keep
-	g.log.wake()
-}
-
-// unlease makes the owner ask for a lease again, which waits until what is in
-// flight is settled.
-func (g *group) unlease() {
-	g.log.mu.Lock()
-	defer g.log.mu.Unlock()
-	g.leased = false
-}
-
-// Read implements journal.Log.
-func (g *group) Read(ctx context.Context, after journal.Index, maxBytes int) ([]journal.Entry, error) {
-	for {
-		g.log.mu.Lock()
-		cut, final, commit, changed := g.log.meta.lastCut.Index, g.log.final.Index, g.log.commit, g.log.changed
-		first := uint64(g.log.meta.trimmed.Index) + 1
-		g.log.mu.Unlock()
-		if err := g.dead(); errors.Is(err, journal.ErrClosed) {
-			return nil, err
-		}
-		if cut > after {
-			return nil, fmt.Errorf("read shard %d after %d: %w", g.shard, after, journal.ErrTrimmed)
-		}
-		if final > after {
-			out, err := g.read(max(uint64(after)+1, first), commit, maxBytes)
-			if err != nil && errors.Is(err, etcd.ErrCompacted) {
-				continue // trimmed meanwhile: look again
-			}
-			return out, err
-		}
-		if err := g.dead(); err != nil {
-			return nil, err
-		}
-		select {
-		case <-changed:
-		case <-ctx.Done():
-			return nil, fmt.Errorf("read shard %d after %d: %w", g.shard, after, ctx.Err())
-		case <-g.halt:
-		case <-g.j.closing:
-		case <-g.j.store.down:
-		}
-	}
-}
-
-// read returns the data entries of [low, commit], of which there is at least
-// one, going over internal ones.
-func (g *group) read(low, commit uint64, maxBytes int) ([]journal.Entry, error) {
-	if !g.j.use.TryRLock() {
-		return nil, journal.ErrClosed
-	}
-	defer g.j.use.RUnlock()
-	if g.j.gone {
-		return nil, journal.ErrClosed
-	}
-	var out []journal.Entry
-	for low <= commit && len(out) == 0 {
-		es, err := g.log.fetch(low, commit+1, uint64(max(maxBytes, 0)))
-		if err != nil {
-			return nil, err
-		}
-		for _, e := range es {
-			if kindOf(e) == kindData {
-				out = append(out, journal.Entry{Position: position(e), Data: record(e)})
-			}
-		}
-		low = es[len(es)-1].GetIndex() + 1
-	}
-	return out, nil
-}
-
-// Last implements journal.Log.
-func (g *group) Last() journal.Position {
-	g.log.mu.Lock()
-	defer g.log.mu.Unlock()
-	return g.log.final
-}
-
-// Contains implements journal.Log.
-func (g *group) Contains(p journal.Position) bool {
-	g.log.mu.Lock()
-	defer g.log.mu.Unlock()
-	// A view taken from a peer is there before the log has gone on behind it.
-	return g.log.contains(p, g.log.commit) || (p == g.log.incoming && p.Index != 0)
-}
-
-// SetMark implements journal.Log.
-func (g *group) SetMark(m journal.Mark) { g.j.marks.set(g.shard, m) }
-
-// Trim implements journal.Log.
-func (g *group) Trim(ctx context.Context, upTo journal.Index) error {
-	if err := g.dead(); err != nil {
-		return err
-	}
-	if err := ctx.Err(); err != nil {
-		return fmt.Errorf("trim shard %d: %w", g.shard, err)
-	}
-	if !g.j.use.TryRLock() {
-		return journal.ErrClosed
-	}
-	defer g.j.use.RUnlock()
-	if g.j.gone {
-		return journal.ErrClosed
-	}
-	return g.log.trim(uint64(upTo))
-}
-
-// durableEnd is the last position that is committed and on this disk.
-func (g *group) durableEnd() journal.Position {
-	g.log.mu.Lock()
-	defer g.log.mu.Unlock()
-	at := min(g.log.commit, g.log.last)
-	t, _ := g.log.termAt(at)
-	return journal.Position{Term: journal.Term(t), Index: journal.Index(at)}
-}
-
-// raftLogger passes what etcd's raft says to our log; its panics stay panics,
-// which the loop turns into a fence.
-type raftLogger struct{ log *slog.Logger }
-
-func (l raftLogger) Debug(v ...any)                   {}
-func (l raftLogger) Debugf(format string, v ...any)   {}
-func (l raftLogger) Info(v ...any)                    { l.log.Debug(fmt.Sprint(v...)) }
-func (l raftLogger) Infof(format string, v ...any)    { l.log.Debug(fmt.Sprintf(format, v...)) }
-func (l raftLogger) Warning(v ...any)                 { l.log.Warn(fmt.Sprint(v...)) }
-func (l raftLogger) Warningf(format string, v ...any) { l.log.Warn(fmt.Sprintf(format, v...)) }
-func (l raftLogger) Error(v ...any)                   { l.log.Error(fmt.Sprint(v...)) }
-func (l raftLogger) Errorf(format string, v ...any)   { l.log.Error(fmt.Sprintf(format, v...)) }
-func (l raftLogger) Fatal(v ...any)                   { panic(fmt.Sprint(v...)) }
-func (l raftLogger) Fatalf(format string, v ...any)   { panic(fmt.Sprintf(format, v...)) }
-func (l raftLogger) Panic(v ...any)                   { panic(fmt.Sprint(v...)) }
-func (l raftLogger) Panicf(format string, v ...any)   { panic(fmt.Sprintf(format, v...)) }

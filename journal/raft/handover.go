@@ -2,10 +2,7 @@ package raft
 
 import (
 	"context"
-	"encoding/binary"
 	"fmt"
-	"io"
-	"time"
 
 	etcd "go.etcd.io/raft/v3"
 
@@ -74,6 +71,15 @@ func (g *group) giveTo(to NodeID) (term uint64, err error) {
 	return owner, nil
 }
 
+// moved ends a transfer, whether it succeeded or was given up.
+func (g *group) moved() {
+	g.transfer = 0
+	g.log.mu.Lock()
+	defer g.log.mu.Unlock()
+	g.moving = false
+	g.log.wake()
+}
+
 // handOver gives away what this node leads, before it stops.
 func (j *Journal) handOver() {
 	if j.store.err() != nil {
@@ -101,13 +107,4 @@ func (j *Journal) handOver() {
 	for range n {
 		<-done
 	}
-}
-
-// jitter is how long to wait before campaigning on a hint: up to two ticks.
-func (j *Journal) jitter() time.Duration {
-	var b [8]byte
-	if _, err := io.ReadFull(j.cfg.Random, b[:]); err != nil {
-		return j.cfg.TickInterval
-	}
-	return 1 + time.Duration(binary.BigEndian.Uint64(b[:])%uint64(2*j.cfg.TickInterval+1))
 }

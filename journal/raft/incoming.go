@@ -44,13 +44,6 @@ type progress struct {
 	bytes atomic.Uint64
 }
 
-// fetched is the end of a fetch: a snapshot whose view is restored, or an error.
-type fetched struct {
-	hint *raftpb.Message
-	base base
-	err  error
-}
-
 // takes decides about a snapshot message: whether raft may have it now. If the
 // view is needed first, it is fetched.
 func (g *group) takes(from NodeID, m *raftpb.Message) bool {
@@ -76,11 +69,35 @@ func (g *group) takes(from NodeID, m *raftpb.Message) bool {
 	if g.fetching || g.j.cfg.Snapshots == nil {
 		return false
 	}
+	g.background(context.Background(), from, g.ahead, func(b base, err error) {
+		if err != nil {
+			g.j.cfg.Logger.Warn("a snapshot was not taken; the leader will offer it again", "shard", g.shard, "err", err)
+			return
+		}
+		g.restored = &b
+		g.install(m, b)
+	})
+	return false
+}
+
+// ahead checks that a snapshot brings this log forward.
+func (g *group) ahead(b base) error {
+	g.log.mu.Lock()
+	defer g.log.mu.Unlock()
+	if uint64(b.at.Index) <= g.log.commit {
+		return fmt.Errorf("the snapshot stands at %d, which is not ahead of this log", b.at.Index)
+	}
+	return nil
+}
+
+// background fetches a snapshot, while the group runs and ctx lasts, and has the
+// loop call end with what came of it. It is the loop's.
+func (g *group) background(ctx context.Context, from NodeID, fits func(base) error, end func(base, error)) {
 	g.fetching = true
 	g.progress.from.Store(from)
 	g.progress.bytes.Store(0)
 	g.j.running.Go(func() {
-		ctx, cancel := context.WithCancel(context.Background())
+		ctx, cancel := context.WithCancel(ctx)
 		defer cancel()
 		go func() {
 			select {
@@ -89,17 +106,16 @@ func (g *group) takes(from NodeID, m *raftpb.Message) bool {
 			case <-ctx.Done():
 			}
 		}()
-		b, err := g.fetch(ctx, from)
+		b, err := g.fetch(ctx, from, fits)
 		select {
-		case g.fetched <- fetched{hint: m, base: b, err: err}:
+		case g.calls <- func() { g.fetching = false; end(b, err) }:
 		case <-g.stopped:
 		}
 	})
-	return false
 }
 
-// fetch has the view restored from a peer's snapshot.
-func (g *group) fetch(ctx context.Context, from NodeID) (base, error) {
+// fetch has the view restored from a peer's snapshot, if it fits.
+func (g *group) fetch(ctx context.Context, from NodeID, fits func(base) error) (base, error) {
 	r, err := g.j.cfg.Transport.Fetch(ctx, from, g.shard)
 	if err != nil {
 		return base{}, err
@@ -109,14 +125,16 @@ func (g *group) fetch(ctx context.Context, from NodeID) (base, error) {
 	if err != nil {
 		return base{}, err
 	}
-	g.log.mu.Lock()
-	behind := uint64(s.at.Index) <= g.log.commit
-	g.log.mu.Unlock()
-	if behind {
-		return base{}, fmt.Errorf("node %d gave a snapshot at %d, which is not ahead of this log", from, s.at.Index)
+	if err := fits(s); err != nil {
+		return base{}, fmt.Errorf("what node %d gives: %w", from, err)
 	}
-	if err := g.log.expect(s.final.Position); err != nil {
-		return base{}, err
+	g.log.mu.Lock()
+	known := g.log.contains(s.final.Position, g.log.commit)
+	g.log.mu.Unlock()
+	if !known {
+		if err := g.log.expect(s.final.Position); err != nil {
+			return base{}, err
+		}
 	}
 	if err := g.j.cfg.Snapshots.Restore(ctx, g.shard, s.final, &counted{r: r, n: &g.progress.bytes}); err != nil {
 		return base{}, fmt.Errorf("restore: %w", err)
@@ -133,17 +151,6 @@ func (c *counted) Read(p []byte) (int, error) {
 	n, err := c.r.Read(p)
 	c.n.Add(uint64(n))
 	return n, err
-}
-
-// arrived goes on after a fetch.
-func (g *group) arrived(f fetched) {
-	g.fetching = false
-	if f.err != nil {
-		g.j.cfg.Logger.Warn("a snapshot was not taken; the leader will offer it again", "shard", g.shard, "err", f.err)
-		return
-	}
-	g.restored = &f.base
-	g.install(f.hint, f.base)
 }
 
 // install gives raft a snapshot whose view is in place. If the leader has changed

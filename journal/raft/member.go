@@ -9,6 +9,7 @@ import (
 	etcd "go.etcd.io/raft/v3"
 	"go.etcd.io/raft/v3/raftpb"
 	"go.etcd.io/raft/v3/tracker"
+	"google.golang.org/protobuf/proto"
 
 	"github.com/bongsu-im/bongsu/journal"
 )
@@ -64,10 +65,11 @@ func (e *BehindError) Error() string {
 type RemovedError struct {
 	Shard journal.ShardID
 	Node  NodeID
+	Why   string
 }
 
 func (e *RemovedError) Error() string {
-	return fmt.Sprintf("journal: node %d was removed from shard %d", e.Node, e.Shard)
+	return fmt.Sprintf("journal: node %d was removed from shard %d: %s", e.Node, e.Shard, e.Why)
 }
 
 // Is makes errors.Is(err, journal.ErrNotOwner) true.
@@ -231,4 +233,47 @@ func (g *group) whole(s etcd.Status, except ...NodeID) error {
 	}
 	slices.Sort(missing)
 	return &NotWholeError{Shard: g.shard, Missing: missing}
+}
+
+// applyConfChange puts a committed change in force, if the entry is one, once it
+// is durable, and tells who has asked for it.
+func (g *group) applyConfChange(e *raftpb.Entry) error {
+	var cc raftpb.ConfChangeI
+	switch kindOf(e) {
+	case kindConfChange:
+		one := &raftpb.ConfChange{}
+		if err := proto.Unmarshal(e.GetData(), one); err != nil {
+			return g.log.corrupt(e.GetIndex(), "membership change: %w", err)
+		}
+		cc = one
+	case kindConfChangeV2:
+		two := &raftpb.ConfChangeV2{}
+		if err := proto.Unmarshal(e.GetData(), two); err != nil {
+			return g.log.corrupt(e.GetIndex(), "membership change: %w", err)
+		}
+		cc = two
+	default:
+		if c := g.changing; c != nil && c.index == e.GetIndex() {
+			g.changed(ErrChangeRefused) // raft put an empty entry in its place
+		}
+		return nil
+	}
+	conf := g.node.ApplyConfChange(cc)
+	if err := g.log.setConf(e.GetIndex(), conf); err != nil {
+		return err
+	}
+	g.j.cfg.Logger.Info("a shard's members changed", "shard", g.shard, "index", e.GetIndex(), "members", conf.String())
+	if c := g.changing; c != nil && len(conf.GetVotersOutgoing()) == 0 {
+		switch {
+		case c.index > e.GetIndex():
+		case c.index == e.GetIndex() && c.term != e.GetTerm():
+			g.changed(ErrChangeRefused)
+		default:
+			g.changed(nil)
+		}
+	}
+	if !slices.Contains(membersOf(conf), g.j.cfg.NodeID) {
+		g.remove("the change is committed")
+	}
+	return nil
 }

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -123,7 +124,7 @@ func TestGrow(t *testing.T) {
 		c.open(three)
 		c.await("node 3 to hear that it was removed", func() bool {
 			s, err := three.j.Status(t.Context(), 0)
-			return err == nil && s.Role == RoleRemoved
+			return err == nil && s.Role == RoleRemoved && strings.Contains(s.Damage, "says so")
 		})
 		var removed *RemovedError
 		if _, err := three.log(0).Lease(t.Context()); !errors.As(err, &removed) || !errors.Is(err, journal.ErrNotOwner) {
@@ -246,6 +247,9 @@ func TestPeersRemember(t *testing.T) {
 				if lost.Shard != 0 || lost.Proven.Index < last.Index-3 || lost.Have.Index >= last.Index-3 {
 					t.Fatalf("noticed %+v, %+v was acknowledged", lost, last)
 				}
+				if s, err := damaged.j.Status(t.Context(), 0); err != nil || s.Role != RoleDamaged || s.Damage != lost.Error() {
+					t.Fatalf("status of the damaged shard: %+v, %v", s, err)
+				}
 				if _, err := damaged.log(0).Lease(t.Context()); !errors.As(err, &lost) {
 					t.Fatalf("lease of the damaged shard: %v", err)
 				}
@@ -364,6 +368,12 @@ func (v *views) Restore(_ context.Context, _ journal.ShardID, at journal.Mark, r
 	v.at, v.records = at, b
 	v.restores++
 	return nil
+}
+
+func (v *views) mark() journal.Mark {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return v.at
 }
 
 func (v *views) sum() [32]byte {

@@ -135,7 +135,7 @@ func (g *group) reminded(peer NodeID, at journal.Position) {
 	has := g.log.contains(at, g.log.last)
 	have := g.log.common(at, g.log.last)
 	g.log.mu.Unlock()
-	if has || g.removed.Load() {
+	if has || g.removed.Load() != nil {
 		return
 	}
 	e := &journal.LostTailError{Shard: g.shard, Have: have, Proven: at, Proof: fmt.Sprintf("node %d, to which it was acknowledged,", peer)}

@@ -38,6 +38,9 @@ type Status struct {
 	Changing            bool // a membership change is under way
 	Snapshot            SnapshotProgress
 	Members             []Member
+	// Damage says why this node has no part in the shard: it is damaged here, or
+	// the node was removed from it. Empty otherwise.
+	Damage string
 	// Dropped counts messages from peers for which there was no room.
 	Dropped uint64
 }
@@ -98,10 +101,10 @@ func (j *Journal) Status(ctx context.Context, shard journal.ShardID) (Status, er
 	}
 	switch {
 	case g.lost.Load() != nil:
-		s.Role = RoleDamaged
+		s.Role, s.Damage = RoleDamaged, g.lost.Load().Error()
 		return s, nil
-	case g.removed.Load():
-		s.Role = RoleRemoved
+	case g.removed.Load() != nil:
+		s.Role, s.Damage = RoleRemoved, g.removed.Load().Error()
 		return s, nil
 	}
 	err := g.do(ctx, func() {

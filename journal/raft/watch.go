@@ -1,0 +1,76 @@
+package raft
+
+import (
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/bongsu-im/bongsu/journal"
+)
+
+// bell tells any number of waiters that something has happened; what, they look
+// up themselves.
+type bell struct {
+	mu sync.Mutex
+	ch chan struct{}
+}
+
+// next returns a channel that is closed at the next ring.
+func (b *bell) next() <-chan struct{} {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.ch == nil {
+		b.ch = make(chan struct{})
+	}
+	return b.ch
+}
+
+// ring costs nothing while nobody waits.
+func (b *bell) ring() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.ch != nil {
+		close(b.ch)
+		b.ch = nil
+	}
+}
+
+// Watch returns a channel that is closed when next, for any shard, it changes who
+// leads it as far as this node knows, in which term, whether a lease can be had
+// here, or whether this node has a part in it at all. To miss nothing, take the
+// channel first and look then.
+func (j *Journal) Watch() <-chan struct{} { return j.changes.next() }
+
+// word is when a leader was last heard of, for readers outside the loop.
+type word struct {
+	began   time.Time    // carries the monotonic clock
+	at      atomic.Int64 // since began; 0: never
+	leading atomic.Bool  // this node leads
+}
+
+func (w *word) heard() { w.at.Store(max(1, int64(time.Since(w.began)))) }
+
+// stop: nobody will be heard of any more.
+func (w *word) stop() {
+	if w.leading.Load() {
+		w.heard()
+	}
+	w.leading.Store(false)
+}
+
+// Heard returns when this node last heard from the leader that it follows in a
+// shard: a heartbeat, entries or a snapshot of its term. While this node leads it
+// is the present; the zero time means never. A node that is cut off goes on to
+// believe that it leads for two elections' times at most. The result is of the
+// monotonic clock: hold it against time.Since, not against a clock that may be
+// set. It is cheap and never waits.
+func (j *Journal) Heard(shard journal.ShardID) time.Time {
+	w := &j.groups[shard].word
+	if w.leading.Load() {
+		return time.Now()
+	}
+	if at := w.at.Load(); at != 0 {
+		return w.began.Add(time.Duration(at))
+	}
+	return time.Time{}
+}

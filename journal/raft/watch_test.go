@@ -1,0 +1,137 @@
+package raft
+
+import (
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/bongsu-im/bongsu/journal"
+)
+
+// others are the members but one.
+func (c *cluster) others(m *member) (out []*member) {
+	for _, o := range c.members {
+		if o != m {
+			out = append(out, o)
+		}
+	}
+	return out
+}
+
+// TestHeard: followers hear from a leader that is idle, at heartbeats' pace; a
+// leader hears itself; who is cut off remembers when it last heard, and so does a
+// leader that has to step down.
+func TestHeard(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCluster(t, 3, 1, 1)
+		for _, m := range c.members {
+			if at := m.j.Heard(0); !at.IsZero() {
+				t.Fatalf("node %d heard from a leader %v before there was one", m.id, time.Since(at))
+			}
+		}
+		leader, _ := c.leader(0)
+		for range 50 {
+			<-time.After(37 * time.Millisecond)
+			for _, m := range c.members {
+				if ago := time.Since(m.j.Heard(0)); ago > heartbeatTicks*50*time.Millisecond || (m == leader && ago != 0) {
+					t.Fatalf("node %d heard from the leader, node %d, %v ago", m.id, leader.id, ago)
+				}
+			}
+		}
+		cut := c.others(leader)[0]
+		c.net.Isolate(cut.id, 1, 2, 3)
+		<-time.After(3 * time.Second)
+		if ago := time.Since(cut.j.Heard(0)); ago < 2900*time.Millisecond || ago > 3100*time.Millisecond {
+			t.Errorf("cut off for 3 s, heard %v ago", ago)
+		}
+		c.net.Heal()
+		<-time.After(time.Second)
+		if ago := time.Since(cut.j.Heard(0)); ago > heartbeatTicks*50*time.Millisecond {
+			t.Errorf("healed, and heard %v ago", ago)
+		}
+		leader, _ = c.leader(0)
+		c.net.Isolate(leader.id, 1, 2, 3)
+		<-time.After(5 * time.Second)
+		if ago := time.Since(leader.j.Heard(0)); ago < 3900*time.Millisecond || ago > 5*time.Second {
+			t.Errorf("a leader that was cut off for 5 s heard itself %v ago", ago)
+		}
+		leader.j.store.trip(errBroken)
+		synctest.Wait()
+		if ago := time.Since(leader.j.Heard(0)); ago < 3900*time.Millisecond {
+			t.Errorf("a fenced node heard from a leader %v ago", ago)
+		}
+	})
+}
+
+// TestWatch: everybody who watches is woken by a change of leader, and by nothing
+// in quiet times.
+func TestWatch(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCluster(t, 3, 2, 1)
+		for shard := range journal.ShardID(2) {
+			c.leader(shard)
+		}
+		<-time.After(time.Second)
+		leader, lease := c.leader(1)
+		quiet := map[*member]<-chan struct{}{}
+		for _, m := range c.members {
+			quiet[m] = m.j.Watch()
+		}
+		mustAppend(t, leader.log(1), lease, "x")
+		<-time.After(time.Minute)
+		for m, ch := range quiet {
+			select {
+			case <-ch:
+				t.Errorf("node %d woke its watchers for nothing", m.id)
+			default:
+			}
+		}
+		if err := leader.j.TransferLeadership(t.Context(), 1, 0); err != nil {
+			t.Fatal(err)
+		}
+		for m, woken := range quiet {
+			<-woken
+			for next := m.j.Watch(); ; next = m.j.Watch() { // take it first, then look
+				if who, term := m.j.Leader(1); who != 0 && who != leader.id && term > lease.Term {
+					break
+				}
+				<-next
+			}
+		}
+		// A lease that can be had is news as well.
+		owner, _ := c.leader(1)
+		ch := owner.j.Watch()
+		owner.j.store.trip(errBroken)
+		<-ch
+		<-owner.j.groups[1].stopped
+	})
+}
+
+// TestIdleFollowersCatchUp: what is committed is known everywhere within two
+// heartbeats, also if the news of it was lost and nothing follows.
+func TestIdleFollowersCatchUp(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCluster(t, 3, 1, 1)
+		leader, lease := c.leader(0)
+		<-time.After(time.Second)
+		p := mustAppend(t, leader.log(0), lease, "x")
+		<-time.After(2 * heartbeatTicks * 50 * time.Millisecond)
+		for _, m := range c.members {
+			if at := m.log(0).Last(); at != p {
+				t.Errorf("node %d is at %+v, committed is %+v", m.id, at, p)
+			}
+		}
+		late := c.others(leader)[0]
+		c.net.Cut(leader.id, late.id) // the entry and the news of the commit
+		p = mustAppend(t, leader.log(0), lease, "y")
+		synctest.Wait()
+		if late.log(0).Last() == p {
+			t.Fatal("the cut let it through")
+		}
+		c.net.Heal()
+		<-time.After(2 * heartbeatTicks * 50 * time.Millisecond)
+		if at := late.log(0).Last(); at != p {
+			t.Errorf("node %d is at %+v two heartbeats after the cut has healed, committed is %+v", late.id, at, p)
+		}
+	})
+}
