@@ -14,7 +14,7 @@ import (
 // a second, then spread out.
 const (
 	firstPause = 20 * time.Millisecond
-	mostPause  = 500 * time.Millisecond
+	mostPause  = 150 * time.Millisecond
 	// mostHint is the longest retry hint that is waited out here.
 	mostHint = 2 * time.Second
 )

@@ -51,20 +51,6 @@ func (g *Gateway) Drain(ctx context.Context, within time.Duration) error {
 	return err
 }
 
-// Resync ends all sessions so that their clients connect again and read what
-// they have missed: what was applied for a while did not come through the feed.
-func (g *Gateway) Resync(why string) {
-	g.mu.Lock()
-	sessions := g.snapshotLocked()
-	g.mu.Unlock()
-	if len(sessions) > 0 {
-		g.log.Warn("sessions are asked to connect again", "why", why, "sessions", len(sessions))
-	}
-	for _, s := range sessions {
-		s.finish(ws.StatusGoingAway, "connect again: this server has missed something", false)
-	}
-}
-
 // awaitEmpty waits until no session is left.
 func (g *Gateway) awaitEmpty(ctx context.Context) error {
 	tick := time.NewTicker(10 * time.Millisecond)

@@ -72,7 +72,7 @@ func Check(ctx context.Context, cfg Config, progress func(what string, done, tot
 }
 
 func (r *Report) journal(ctx context.Context, cfg Config, layout Layout, identity identity, progress func(string, int, int)) error {
-	j, err := openJournal(ctx, cfg, layout, identity, nil, cfg.Logger)
+	j, err := openJournal(ctx, cfg, layout, identity, nil, nil, cfg.Logger)
 	if err != nil {
 		r.Damaged = append(r.Damaged, fmt.Errorf("open journal: %w", err))
 		return nil
@@ -153,7 +153,7 @@ func AcceptLoss(ctx context.Context, cfg Config, ask func(missing []string) bool
 }
 
 func acceptLosses(ctx context.Context, cfg Config, layout Layout, identity identity, ask func([]string) bool) ([]loss, error) {
-	j, err := openJournal(ctx, cfg, layout, identity, nil, cfg.Logger)
+	j, err := openJournal(ctx, cfg, layout, identity, nil, nil, cfg.Logger)
 	if err != nil {
 		return nil, fmt.Errorf("open journal: %w", err)
 	}

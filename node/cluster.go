@@ -23,6 +23,7 @@ import (
 	"github.com/bongsu-im/bongsu/journal/raft"
 	"github.com/bongsu-im/bongsu/node/peer"
 	"github.com/bongsu-im/bongsu/node/roster"
+	"github.com/bongsu-im/bongsu/shard"
 )
 
 // ClusterConfig makes a node one of several.
@@ -302,7 +303,7 @@ func (c *cluster) linked(node uint64) bool {
 
 // serveLinks answers the requests of other nodes.
 func (c *cluster) serveLinks(ctx context.Context) {
-	server := peer.NewServer(c.core.Shards, c.core.feeds, c.log, peer.Times{})
+	server := peer.NewServer(shardsHere{c.core.Shards}, c.core.feeds, c.log, peer.Times{})
 	var serving sync.WaitGroup
 	defer serving.Wait()
 	l := c.port.lines[peer.Protocol]
@@ -318,6 +319,14 @@ func (c *cluster) serveLinks(ctx context.Context) {
 		}
 		serving.Go(func() { server.Serve(ctx, conn, from) })
 	}
+}
+
+// shardsHere answers other nodes: with what is here, asking nobody in turn.
+type shardsHere struct{ *shard.Set }
+
+// Query implements peer.Backend.
+func (s shardsHere) Query(ctx context.Context, q *nodev1.Query) (*nodev1.QueryReply, error) {
+	return s.QueryHere(ctx, q)
 }
 
 // serveHTTP answers what concerns the cluster itself.
@@ -412,11 +421,11 @@ func (c *cluster) up(node uint64) bool {
 }
 
 // leader is the node that leads a shard as far as is known here; 0 for nobody.
-func (c *cluster) leader(shard int) uint64 {
-	if absent := c.absent.Load(); absent != nil && (*absent)[shard] {
-		return c.leaderElsewhere(shard)
+func (c *cluster) leader(n int) uint64 {
+	if absent := c.absent.Load(); absent != nil && (*absent)[n] {
+		return c.leaderElsewhere(n)
 	}
-	node, _ := c.journal.Leader(journal.ShardID(shard))
+	node, _ := c.journal.Leader(journal.ShardID(n))
 	return node
 }
 

@@ -52,6 +52,9 @@ type Config struct {
 	// ScrubEvery is how often both stores are read back in full to find damage
 	// (default 24 h, the first 10 minutes after the start; negative: never).
 	ScrubEvery time.Duration
+	// KeepJournal is how long entries stay in the journal of a cluster when no
+	// store needs them any more (default: trimRules').
+	KeepJournal time.Duration
 	// DrainTimeout bounds a graceful stop (default 10 s).
 	DrainTimeout time.Duration
 

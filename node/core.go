@@ -11,8 +11,10 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	edgev1 "github.com/bongsu-im/bongsu/gen/bongsu/edge/v1"
+	journalv1 "github.com/bongsu-im/bongsu/gen/bongsu/journal/v1"
 	nodev1 "github.com/bongsu-im/bongsu/gen/bongsu/node/v1"
 	"github.com/bongsu-im/bongsu/internal/durable"
+	"github.com/bongsu-im/bongsu/internal/id"
 	"github.com/bongsu-im/bongsu/journal"
 	"github.com/bongsu-im/bongsu/journal/raft"
 	"github.com/bongsu-im/bongsu/shard"
@@ -32,12 +34,15 @@ type Core struct {
 	Shards  *shard.Set
 
 	feed   atomic.Pointer[func([]*nodev1.FeedItem)]
-	missed atomic.Pointer[func(why string)]
+	missed atomic.Pointer[func(of func(id.Partition) bool)]
 
-	cluster *cluster // nil: this node is alone
-	router  *router  // likewise
-	feeds   *feeds   // likewise
+	cluster   *cluster // nil: this node is alone
+	router    *router  // likewise
+	feeds     *feeds   // likewise
+	snapshots lateSnapshots
+	trimmer   *trimmer // nil: the journal is never trimmed
 
+	ended   context.Context // by Close
 	end     context.CancelFunc
 	running sync.WaitGroup
 	failed  chan error // the first error of what runs
@@ -57,7 +62,7 @@ func OpenCore(ctx context.Context, cfg Config, registry prometheus.Registerer) (
 	layout := Layout{cfg.Data}
 	c := &Core{config: cfg, failed: make(chan error, 1), end: func() {}, release: func() {}}
 	running, cancel := context.WithCancel(context.Background())
-	c.end = cancel
+	c.ended, c.end = running, cancel
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, c.Close())
@@ -75,11 +80,11 @@ func OpenCore(ctx context.Context, cfg Config, registry prometheus.Registerer) (
 			first = func() (identity, error) { return c.cluster.join(ctx, cfg, layout) }
 		}
 	}
-	id, release, err := layout.claim(cfg.FS, kind, first)
+	made, release, err := layout.claim(cfg.FS, kind, first)
 	if err != nil {
 		return nil, err
 	}
-	c.identity, c.release = id, release
+	c.identity, c.release = made, release
 	if c.cluster != nil {
 		c.cluster.self = c.identity.Node
 		if err := c.cluster.announce(); err != nil {
@@ -87,7 +92,7 @@ func OpenCore(ctx context.Context, cfg Config, registry prometheus.Registerer) (
 		}
 		c.cluster.listen(running)
 	}
-	c.Journal, err = openJournal(ctx, cfg, layout, c.identity, c.cluster, cfg.Logger.With("store", "journal"))
+	c.Journal, err = openJournal(ctx, cfg, layout, c.identity, c.cluster, &c.snapshots, cfg.Logger.With("store", "journal"))
 	if err != nil {
 		return nil, fmt.Errorf("open journal: %w", err)
 	}
@@ -99,6 +104,12 @@ func OpenCore(ctx context.Context, cfg Config, registry prometheus.Registerer) (
 	for _, lost := range c.Lost() {
 		cfg.Logger.Error("journal damaged; this shard is not served", "error", lost,
 			"do", "put the newer disk back, or run: bongsu admin accept-loss --data "+cfg.Data)
+	}
+	if j, ok := c.Journal.(*raft.Journal); ok && c.cluster != nil {
+		c.trimmer = newTrimmer(trimConfig{
+			journal: j, shards: c.identity.Shards, needs: raftNeeds(j), rules: trimRules{keepFor: cfg.KeepJournal}, clock: cfg.Clock, logger: cfg.Logger,
+		})
+		c.start(running, "trim", c.trimmer.run)
 	}
 	if c.View, err = c.openView(layout.View()); err != nil {
 		return nil, err
@@ -113,6 +124,7 @@ func OpenCore(ctx context.Context, cfg Config, registry prometheus.Registerer) (
 	if c.Shards, err = shard.New(sc); err != nil {
 		return nil, fmt.Errorf("make shards: %w", err)
 	}
+	c.snapshots.set(c.Shards)
 	c.start(running, "view", c.View.Run)
 	c.start(running, "shards", c.Shards.Run)
 	c.start(running, "scrub", c.scrub)
@@ -145,12 +157,19 @@ func (c *Core) joinShards(sc *shard.Config) {
 	sc.Absent = cl.isAbsent
 	sc.Elsewhere = cl.elsewhere
 	sc.LeaseEnded = func(n int, lease journal.Lease) <-chan struct{} { return j.LeaseEnded(journal.ShardID(n), lease) }
-	sc.Fresh = func(n int) bool { return cl.leader(n) != 0 }
+	sc.Fresh = func(n int) bool {
+		return !cl.isAbsent(n) && time.Since(j.Heard(journal.ShardID(n))) < mostBehind && c.Shards.Lag(n) < mostBehind
+	}
+	sc.FetchView = func(ctx context.Context, n int) error { return j.FetchView(ctx, journal.ShardID(n)) }
+	sc.Replaced = func(n int) { c.missedShard(n) }
+	sc.Remote = c.router.Query
 	// Another node is found sooner than the lease comes back.
 	sc.LeaseGrace, sc.QueryWait = clusterGrace, clusterQueryWait
 }
 
 const (
+	// mostBehind is how old what a replica answers may be (DESIGN §4).
+	mostBehind       = 2 * time.Second
 	clusterGrace     = 50 * time.Millisecond
 	clusterQueryWait = 300 * time.Millisecond
 )
@@ -185,6 +204,7 @@ func (c *Core) openView(dir string) (*view.Store, error) {
 		// Marks are at least as new as what the view is about to make durable,
 		// so that a journal that ends before its view is noticed.
 		BeforeFlush: c.Journal.SyncMarks,
+		AfterFlush:  c.flushed,
 		Logger:      c.config.Logger.With("store", "view"),
 	}
 	store, err := view.Open(cfg)
@@ -198,6 +218,13 @@ func (c *Core) openView(dir string) (*view.Store, error) {
 	}
 	c.config.Logger.Warn("view is damaged; set aside, rebuilding from the journal", "error", damaged, "aside", aside)
 	return view.Open(cfg)
+}
+
+// flushed hears which marks are durable in the view.
+func (c *Core) flushed(marks []*journalv1.Mark) {
+	if c.trimmer != nil {
+		c.trimmer.afterFlush(marks)
+	}
 }
 
 // viewLayout is the version of what the view's values mean; a view of another
@@ -221,12 +248,13 @@ func (c *Core) hand(items []*nodev1.FeedItem) {
 // OnFeed sets who hears of applied events from now on; f must not block.
 func (c *Core) OnFeed(f func([]*nodev1.FeedItem)) { c.feed.Store(&f) }
 
-// OnMissed sets who is told that some of the feed did not come.
-func (c *Core) OnMissed(f func(why string)) { c.missed.Store(&f) }
+// OnMissed sets who is told, by partition, that some of the feed did not come; it
+// must not block.
+func (c *Core) OnMissed(f func(of func(id.Partition) bool)) { c.missed.Store(&f) }
 
-func (c *Core) resync(why string) {
+func (c *Core) missedShard(shard int) {
 	if f := c.missed.Load(); f != nil {
-		(*f)(why)
+		(*f)(func(p id.Partition) bool { return p.Shard(c.identity.Shards) == shard })
 	}
 }
 

@@ -5,12 +5,15 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net/url"
+	"sync/atomic"
 
 	"github.com/bongsu-im/bongsu/journal"
 	"github.com/bongsu-im/bongsu/journal/postgres"
 	"github.com/bongsu-im/bongsu/journal/raft"
+	"github.com/bongsu-im/bongsu/shard"
 )
 
 // Kinds of journals, as node.json names them.
@@ -62,7 +65,7 @@ func postgresConfig(cfg Config, layout Layout, id identity, log *slog.Logger) po
 
 // openJournal opens the journal that the data folder belongs to. c, if the node
 // is one of several, gives it a transport.
-func openJournal(ctx context.Context, cfg Config, layout Layout, id identity, c *cluster, log *slog.Logger) (journalStore, error) {
+func openJournal(ctx context.Context, cfg Config, layout Layout, id identity, c *cluster, snapshots *lateSnapshots, log *slog.Logger) (journalStore, error) {
 	if id.Journal == onPostgres {
 		j, err := postgres.Open(ctx, postgresConfig(cfg, layout, id, log))
 		if err != nil {
@@ -78,7 +81,7 @@ func openJournal(ctx context.Context, cfg Config, layout Layout, id identity, c 
 		if c.transport, err = c.transportFor(); err != nil {
 			return nil, err
 		}
-		rc.Transport = c.transport
+		rc.Transport, rc.Snapshots = c.transport, snapshots
 	}
 	j, err := raft.Open(rc)
 	if err != nil {
@@ -95,16 +98,16 @@ type loss struct {
 }
 
 // acceptLoss lets a shard go on from what its journal still has.
-func acceptLoss(ctx context.Context, cfg Config, layout Layout, id identity, shard journal.ShardID) (loss, error) {
+func acceptLoss(ctx context.Context, cfg Config, layout Layout, id identity, n journal.ShardID) (loss, error) {
 	if id.Journal == onPostgres {
-		l, err := postgres.AcceptLoss(ctx, postgresConfig(cfg, layout, id, cfg.Logger), shard)
+		l, err := postgres.AcceptLoss(ctx, postgresConfig(cfg, layout, id, cfg.Logger), n)
 		return loss{l.Shard, l.Proven, l.Proof}, err
 	}
 	rc, err := raftConfig(cfg, layout, id, cfg.Logger)
 	if err != nil {
 		return loss{}, err
 	}
-	l, err := raft.AcceptLoss(rc, shard)
+	l, err := raft.AcceptLoss(rc, n)
 	return loss{l.Shard, l.Proven, l.Proof}, err
 }
 
@@ -135,4 +138,30 @@ func mustBeAlone(ctx context.Context, j journalStore, dir string) error {
 		return fmt.Errorf("data folder %s belongs to a node of a cluster: start it with --certs and --peer-listen", dir)
 	}
 	return nil
+}
+
+// lateSnapshots makes and takes in views once there are shards: the journal is
+// opened before them, and peers may ask at once.
+type lateSnapshots struct{ shards atomic.Pointer[shard.Set] }
+
+var errNoShardsYet = errors.New("the shards are being opened")
+
+func (l *lateSnapshots) set(s *shard.Set) { l.shards.Store(s) }
+
+// Make implements raft.Snapshots.
+func (l *lateSnapshots) Make(ctx context.Context, n journal.ShardID) (journal.Mark, io.ReadCloser, error) {
+	s := l.shards.Load()
+	if s == nil {
+		return journal.Mark{}, nil, errNoShardsYet
+	}
+	return s.MakeSnapshot(ctx, n)
+}
+
+// Restore implements raft.Snapshots.
+func (l *lateSnapshots) Restore(ctx context.Context, n journal.ShardID, at journal.Mark, r io.Reader) error {
+	s := l.shards.Load()
+	if s == nil {
+		return errNoShardsYet
+	}
+	return s.RestoreSnapshot(ctx, n, at, r)
 }

@@ -237,11 +237,24 @@ func (n *Node) openDoor(core *Core, registry *prometheus.Registry, keys *auth.Ri
 		return nil, err
 	}
 	core.OnFeed(door.Feed)
-	core.OnMissed(door.Resync)
+	core.OnMissed(func(of func(id.Partition) bool) {
+		if core.ended.Err() != nil {
+			return
+		}
+		core.running.Go(func() {
+			if err := door.Missed(core.ended, missedWithin, of); err != nil && core.ended.Err() == nil {
+				n.cfg.Logger.Warn("not every session was asked to say hello again", "error", err)
+			}
+		})
+	})
 	handler := door.Handler()
 	n.door.Store(&handler)
 	return door, nil
 }
+
+// missedWithin is how long it takes until all sessions are asked to say hello
+// again that may have missed something: a crowd that comes back at once is a storm.
+const missedWithin = 2 * time.Second
 
 // ignoreEnd turns the end of ctx into an ordinary stop.
 func ignoreEnd(ctx context.Context, err error) error {

@@ -9,6 +9,7 @@ import (
 	"github.com/bongsu-im/bongsu/chat"
 	edgev1 "github.com/bongsu-im/bongsu/gen/bongsu/edge/v1"
 	nodev1 "github.com/bongsu-im/bongsu/gen/bongsu/node/v1"
+	"github.com/bongsu-im/bongsu/internal/id"
 )
 
 // router sends each command to the node that owns its shard, and answers
@@ -210,7 +211,11 @@ func (r *router) withFloors(q *nodev1.Query) *nodev1.Query {
 // if nobody has a better one.
 func (r *router) anywhere(ctx context.Context, q *nodev1.Query, otherwise *nodev1.QueryReply) (*nodev1.QueryReply, error) {
 	tried := map[uint64]bool{r.self: true}
-	if p, err := chat.QueryPartition(q); err == nil {
+	p, err := chat.QueryPartition(q)
+	if user, userErr := id.FromBytes(id.User, q.GetActor()); err != nil && q.GetListRooms() != nil && userErr == nil {
+		p, err = user.Partition(), nil // who has the list can ask for the rooms
+	}
+	if err == nil {
 		// First whose stream comes here: another may be behind it, and what its
 		// stream has told before a session began would then be missed.
 		for _, at := range []uint64{r.source(p.Shard(r.shards)), r.leader(p.Shard(r.shards))} {

@@ -250,7 +250,7 @@ func (c *cluster) follows(shard int, serial uint64, b *nodev1.FeedBatch) {
 	s.cursor = max(s.cursor, b.GetIndex())
 	c.streams.mu.Unlock()
 	if b.GetGap() {
-		c.core.resync(fmt.Sprintf("the stream of shard %d has a gap", shard))
+		c.core.missedShard(shard)
 	}
 	if len(b.GetItems()) > 0 {
 		c.core.hand(b.GetItems())

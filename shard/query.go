@@ -22,17 +22,31 @@ const (
 	maxPeople      = 5000 // in one PeopleQuery, as many as a friend list holds
 )
 
+// QueryHere is Query for another node that has asked this one: what is absent
+// here is refused, so that two nodes never ask each other. A list of rooms alone
+// may ask for its rooms, which asks for nothing more.
+func (s *Set) QueryHere(ctx context.Context, q *nodev1.Query) (*nodev1.QueryReply, error) {
+	if q.GetListRooms() != nil {
+		return s.Query(ctx, q)
+	}
+	return s.query(ctx, q, nil)
+}
+
 // Query answers from the views, which hold what is committed and nothing else.
 // A refusal is in QueryReply.Error; an error means that ctx ended before an
 // answer was there. Nothing is changed in any case.
 func (s *Set) Query(ctx context.Context, q *nodev1.Query) (*nodev1.QueryReply, error) {
+	return s.query(ctx, q, s.cfg.Remote)
+}
+
+func (s *Set) query(ctx context.Context, q *nodev1.Query, remote func(context.Context, *nodev1.Query) (*nodev1.QueryReply, error)) (*nodev1.QueryReply, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
 	if why := s.await(ctx, q.GetAtLeast()); why != nil {
 		return queryRefusal(*why), nil
 	}
-	v := &views{set: s, readers: make(map[int]*view.Reader)}
+	v := &views{set: s, ctx: ctx, remote: remote, readers: make(map[int]*view.Reader)}
 	defer v.close()
 	reply, err := v.answer(q)
 	if err == nil {
@@ -99,7 +113,24 @@ func (o *owner) lost(p *edgev1.Position) bool {
 // tells of one shard is of one moment.
 type views struct {
 	set     *Set
+	ctx     context.Context                                                  // of the query
+	remote  func(context.Context, *nodev1.Query) (*nodev1.QueryReply, error) // for what is absent here; may be nil
 	readers map[int]*view.Reader
+}
+
+// absent tells whether another node has to be asked about a partition.
+func (v *views) absent(p id.Partition) bool {
+	return v.remote != nil && v.set.cfg.Absent != nil && v.set.cfg.Absent(p.Shard(len(v.set.owners)))
+}
+
+// ask has another node answer. A refusal that says it cannot now is that of the
+// whole query.
+func (v *views) ask(q *nodev1.Query) (*nodev1.QueryReply, error) {
+	reply, err := v.remote(v.ctx, q)
+	if err == nil && reply.GetError().GetCode() == behind.code {
+		err = &notReadyError{behind}
+	}
+	return reply, err
 }
 
 func (v *views) close() {
@@ -120,6 +151,9 @@ func (v *views) shard(n int) (*view.Reader, error) {
 		return r, nil
 	}
 	o := v.set.owners[n]
+	if v.set.cfg.Absent != nil && v.set.cfg.Absent(n) {
+		return nil, &notReadyError{behind} // empty, or of the time when there was a replica
+	}
 	// A view without an owner is still true, only perhaps old; one that is being
 	// built, damaged or on its way out is not to be read.
 	if why := o.status.reason(); why != nil && *why != notOwner {
@@ -196,18 +230,13 @@ func (v *views) listRooms(q *nodev1.Query) (*nodev1.QueryReply, error) {
 	}
 	var rooms []*edgev1.Room
 	for _, room := range listed {
-		r, err := v.at(room.Partition())
+		e, err := v.listed(q.GetActor(), actor, room)
 		if err != nil {
 			return nil, err
 		}
-		e, err := chat.RoomOf(r, actor, room, listedMembers)
-		if _, refused := chat.AsRefusal(err); refused {
-			continue // the list lags behind a leave; the room knows better
+		if e != nil { // else the list lags behind a leave; the room knows better
+			rooms = append(rooms, e)
 		}
-		if err != nil {
-			return nil, err
-		}
-		rooms = append(rooms, e)
 	}
 	slices.SortStableFunc(rooms, func(a, b *edgev1.Room) int {
 		return cmp.Or(cmp.Compare(b.GetActiveAt(), a.GetActiveAt()), cmp.Compare(a.GetRoomId(), b.GetRoomId()))
@@ -220,6 +249,28 @@ func (v *views) listRooms(q *nodev1.Query) (*nodev1.QueryReply, error) {
 		names.members(room.GetMembers())
 	}
 	return &nodev1.QueryReply{Kind: &nodev1.QueryReply_ListRooms{ListRooms: &edgev1.ListRoomsResponse{Rooms: rooms}}}, names.err
+}
+
+// listed is a room as it stands in a list; nil if the actor is not in it.
+func (v *views) listed(raw []byte, actor, room id.ID) (*edgev1.Room, error) {
+	if v.absent(room.Partition()) {
+		reply, err := v.ask(&nodev1.Query{Actor: raw, Kind: &nodev1.Query_Room{Room: &nodev1.RoomQuery{RoomId: room.Bytes()}}})
+		if err != nil || reply.GetError() != nil {
+			return nil, err
+		}
+		e := reply.GetRoom()
+		e.Members = e.GetMembers()[:min(len(e.GetMembers()), listedMembers)]
+		return e, nil
+	}
+	r, err := v.at(room.Partition())
+	if err != nil {
+		return nil, err
+	}
+	e, err := chat.RoomOf(r, actor, room, listedMembers)
+	if _, refused := chat.AsRefusal(err); refused {
+		return nil, nil
+	}
+	return e, err
 }
 
 func (v *views) people(q *nodev1.Query, k *nodev1.PeopleQuery) (*nodev1.QueryReply, error) {
@@ -240,17 +291,31 @@ func (v *views) people(q *nodev1.Query, k *nodev1.PeopleQuery) (*nodev1.QueryRep
 			out.People = append(out.People, &nodev1.People_Person{}) // nobody has such an ID
 			continue
 		}
-		r, err := v.at(user.Partition())
-		if err != nil {
-			return nil, err
-		}
-		p, err := chat.Person(r, user, actor)
+		p, err := v.person(q.GetActor(), user, actor)
 		if err != nil {
 			return nil, err
 		}
 		out.People = append(out.People, p)
 	}
 	return &nodev1.QueryReply{Kind: &nodev1.QueryReply_People{People: out}}, nil
+}
+
+func (v *views) person(raw []byte, user, actor id.ID) (*nodev1.People_Person, error) {
+	if v.absent(user.Partition()) {
+		reply, err := v.ask(&nodev1.Query{Actor: raw, Kind: &nodev1.Query_People{People: &nodev1.PeopleQuery{UserIds: [][]byte{user.Bytes()}}}})
+		if err != nil {
+			return nil, err
+		}
+		if people := reply.GetPeople().GetPeople(); len(people) == 1 {
+			return people[0], nil
+		}
+		return nil, &notReadyError{behind}
+	}
+	r, err := v.at(user.Partition())
+	if err != nil {
+		return nil, err
+	}
+	return chat.Person(r, user, actor)
 }
 
 // positions tells which of a client's positions our history does not contain.

@@ -63,6 +63,8 @@ type Config struct {
 	// Absent tells whether this node holds no replica of a shard: another serves
 	// it. nil: it holds all.
 	Absent func(shard int) bool
+	// Remote asks whoever holds a shard that is absent here; nil if none is.
+	Remote func(context.Context, *nodev1.Query) (*nodev1.QueryReply, error)
 	// LeaseEnded gives a channel that is closed when a lease is over, so that an
 	// idle owner finds out; nil: it finds out at its next append.
 	LeaseEnded func(shard int, lease journal.Lease) <-chan struct{}
