@@ -422,3 +422,23 @@ func (c *cluster) elsewhere(shard int) error {
 	}
 	return nil
 }
+
+// neighbours are the other nodes as the plane needs them.
+func (c *cluster) neighbours(j *raft.Journal) *Neighbours {
+	c.journal = j
+	return &Neighbours{
+		Self: c.self, Leader: c.leader, Elsewhere: c.elsewhere, LeaseEnded: j.LeaseEnded,
+		Node: func(node uint64) RemoteNode {
+			if l := c.link(node); l != nil {
+				return l
+			}
+			return nil
+		},
+		Nodes: func() (nodes []uint64) {
+			for _, m := range c.roster.Members() {
+				nodes = append(nodes, m.GetId())
+			}
+			return nodes
+		},
+	}
+}

@@ -11,6 +11,7 @@ import (
 
 	"github.com/bongsu-im/bongsu/chat"
 	nodev1 "github.com/bongsu-im/bongsu/gen/bongsu/node/v1"
+	"github.com/bongsu-im/bongsu/internal/mutant"
 	"github.com/bongsu-im/bongsu/journal"
 	"github.com/bongsu-im/bongsu/view"
 )
@@ -121,7 +122,7 @@ func (o *owner) lease(ctx context.Context) (journal.Lease, error) {
 func (o *owner) serve(ctx context.Context, lease journal.Lease) error {
 	reigning, end := context.WithCancel(ctx)
 	defer end()
-	if o.set.cfg.LeaseEnded != nil {
+	if o.set.cfg.LeaseEnded != nil && !mutant.On(mutant.StaleOwner) {
 		over := o.set.cfg.LeaseEnded(o.n, lease)
 		go func() {
 			select {
