@@ -451,3 +451,24 @@ func (c *cluster) isAbsent(shard int) bool {
 	absent := c.absent.Load()
 	return absent != nil && (*absent)[shard]
 }
+
+// neighbours are the other nodes as the plane needs them.
+func (c *cluster) neighbours(j *raft.Journal) *Neighbours {
+	c.journal = j
+	return &Neighbours{
+		Self: c.self, Leader: c.leader, Elsewhere: c.elsewhere, LeaseEnded: j.LeaseEnded, Heard: j.Heard, FetchView: j.FetchView,
+		Absent: c.isAbsent, Source: c.source, Replaced: func(shard int) { c.core.missedShard(shard) },
+		Node: func(node uint64) RemoteNode {
+			if l := c.link(node); l != nil {
+				return l
+			}
+			return nil
+		},
+		Nodes: func() (nodes []uint64) {
+			for _, m := range c.roster.Members() {
+				nodes = append(nodes, m.GetId())
+			}
+			return nodes
+		},
+	}
+}

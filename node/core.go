@@ -17,8 +17,6 @@ import (
 	"github.com/bongsu-im/bongsu/internal/id"
 	"github.com/bongsu-im/bongsu/journal"
 	"github.com/bongsu-im/bongsu/journal/raft"
-	"github.com/bongsu-im/bongsu/shard"
-	"github.com/bongsu-im/bongsu/view"
 )
 
 // Core is the message plane without its door: journal, view and shards over
@@ -29,15 +27,12 @@ type Core struct {
 	identity identity
 	release  func()
 
-	Journal journalStore
-	View    *view.Store
-	Shards  *shard.Set
+	*Plane // never nil; what of it is not open yet is
 
 	feed   atomic.Pointer[func([]*nodev1.FeedItem)]
 	missed atomic.Pointer[func(of func(id.Partition) bool)]
 
 	cluster   *cluster // nil: this node is alone
-	router    *router  // likewise
 	feeds     *feeds   // likewise
 	snapshots lateSnapshots
 	trimmer   *trimmer // nil: the journal is never trimmed
@@ -60,7 +55,7 @@ func OpenCore(ctx context.Context, cfg Config, registry prometheus.Registerer) (
 		return nil, err
 	}
 	layout := Layout{cfg.Data}
-	c := &Core{config: cfg, failed: make(chan error, 1), end: func() {}, release: func() {}}
+	c := &Core{config: cfg, Plane: &Plane{}, failed: make(chan error, 1), end: func() {}, release: func() {}}
 	running, cancel := context.WithCancel(context.Background())
 	c.ended, c.end = running, cancel
 	defer func() {
@@ -111,68 +106,30 @@ func OpenCore(ctx context.Context, cfg Config, registry prometheus.Registerer) (
 		})
 		c.start(running, "trim", c.trimmer.run)
 	}
-	if c.View, err = c.openView(layout.View()); err != nil {
-		return nil, err
-	}
-	sc := shard.Config{
-		Journal: c.Journal, View: c.View, Shards: c.identity.Shards, Clock: cfg.Clock,
-		Feed: c.publish, Logger: cfg.Logger, Registerer: registry,
+	pc := PlaneConfig{
+		Journal: c.Journal, ViewDir: layout.View(), FS: cfg.FS, Shards: c.identity.Shards,
+		ViewCacheBytes: int64(cfg.ViewCacheMiB) << 20, Clock: cfg.Clock, Logger: cfg.Logger, Registerer: registry, Feed: c.publish, AfterFlush: c.flushed,
 	}
 	if c.cluster != nil {
-		c.joinShards(&sc)
+		c.feeds = newFeeds(c.identity.Shards, func(shard int) uint64 { return c.View.Shard(shard).Mark().GetIndex() })
+		c.cluster.core = c
+		pc.Neighbours = c.cluster.neighbours(c.Journal.(*raft.Journal))
 	}
-	if c.Shards, err = shard.New(sc); err != nil {
-		return nil, fmt.Errorf("make shards: %w", err)
+	plane, err := OpenPlane(pc)
+	if err != nil {
+		return nil, err
 	}
+	c.Plane = plane
 	c.snapshots.set(c.Shards)
 	c.start(running, "view", c.View.Run)
 	c.start(running, "shards", c.Shards.Run)
 	c.start(running, "scrub", c.scrub)
 	c.start(running, "stores", c.watchStores)
 	if c.cluster != nil {
-		c.router.local = c.Shards
 		c.cluster.start(c, c.Journal.(*raft.Journal))
 	}
 	return c, nil
 }
-
-// joinShards has the shards ask other nodes for what is not theirs.
-func (c *Core) joinShards(sc *shard.Config) {
-	j, cl := c.Journal.(*raft.Journal), c.cluster
-	cl.journal = j
-	c.router = newRouter(c.identity.Shards, cl.self, cl.leader, func(node uint64) remoteNode {
-		if l := cl.link(node); l != nil {
-			return l
-		}
-		return nil
-	}, func() (nodes []uint64) {
-		for _, m := range cl.roster.Members() {
-			nodes = append(nodes, m.GetId())
-		}
-		return nodes
-	})
-	c.feeds = newFeeds(c.identity.Shards, func(shard int) uint64 { return c.View.Shard(shard).Mark().GetIndex() })
-	c.router.source = cl.source
-	sc.Do = c.router.doAgain
-	sc.Absent = cl.isAbsent
-	sc.Elsewhere = cl.elsewhere
-	sc.LeaseEnded = func(n int, lease journal.Lease) <-chan struct{} { return j.LeaseEnded(journal.ShardID(n), lease) }
-	sc.Fresh = func(n int) bool {
-		return !cl.isAbsent(n) && time.Since(j.Heard(journal.ShardID(n))) < mostBehind && c.Shards.Lag(n) < mostBehind
-	}
-	sc.FetchView = func(ctx context.Context, n int) error { return j.FetchView(ctx, journal.ShardID(n)) }
-	sc.Replaced = func(n int) { c.missedShard(n) }
-	sc.Remote = c.router.Query
-	// Another node is found sooner than the lease comes back.
-	sc.LeaseGrace, sc.QueryWait = clusterGrace, clusterQueryWait
-}
-
-const (
-	// mostBehind is how old what a replica answers may be (DESIGN §4).
-	mostBehind       = 2 * time.Second
-	clusterGrace     = 50 * time.Millisecond
-	clusterQueryWait = 300 * time.Millisecond
-)
 
 // Lost are the shards whose journal lacks its end; they are not served.
 func (c *Core) Lost() (lost []*journal.LostTailError) {
@@ -196,40 +153,12 @@ func (c *Core) start(ctx context.Context, what string, run func(context.Context)
 	})
 }
 
-// openView opens the view, setting a damaged one aside: the journal is the
-// truth, so nothing is lost by it but the time to read it again.
-func (c *Core) openView(dir string) (*view.Store, error) {
-	cfg := view.Config{
-		Dir: dir, FS: c.config.FS, Shards: c.identity.Shards, Layout: viewLayout, CacheBytes: int64(c.config.ViewCacheMiB) << 20,
-		// Marks are at least as new as what the view is about to make durable,
-		// so that a journal that ends before its view is noticed.
-		BeforeFlush: c.Journal.SyncMarks,
-		AfterFlush:  c.flushed,
-		Logger:      c.config.Logger.With("store", "view"),
-	}
-	store, err := view.Open(cfg)
-	var damaged *view.DamagedError
-	if !errors.As(err, &damaged) {
-		return store, err
-	}
-	aside, err := view.SetAside(c.config.FS, dir, c.config.Clock)
-	if err != nil {
-		return nil, errors.Join(damaged, fmt.Errorf("set the damaged view aside: %w", err))
-	}
-	c.config.Logger.Warn("view is damaged; set aside, rebuilding from the journal", "error", damaged, "aside", aside)
-	return view.Open(cfg)
-}
-
 // flushed hears which marks are durable in the view.
 func (c *Core) flushed(marks []*journalv1.Mark) {
 	if c.trimmer != nil {
 		c.trimmer.afterFlush(marks)
 	}
 }
-
-// viewLayout is the version of what the view's values mean; a view of another
-// is rebuilt.
-const viewLayout = 1
 
 func (c *Core) publish(items []*nodev1.FeedItem) {
 	c.hand(items)
@@ -260,34 +189,6 @@ func (c *Core) missedShard(shard int) {
 
 // Failed gives the error that ended a part of the core which should run for ever.
 func (c *Core) Failed() <-chan error { return c.failed }
-
-// Do implements gateway.Backend.
-func (c *Core) Do(ctx context.Context, cmd *nodev1.Command) (*nodev1.Reply, error) {
-	if c.router != nil {
-		return c.router.Do(ctx, cmd)
-	}
-	return c.Shards.Do(ctx, cmd)
-}
-
-// Begin implements gateway.Backend.
-func (c *Core) Begin(cmd *nodev1.Command, deadline time.Time, done func(*nodev1.Reply, error)) {
-	if c.router != nil {
-		c.router.Begin(cmd, deadline, done)
-		return
-	}
-	c.Shards.Begin(cmd, deadline, done)
-}
-
-// Query implements gateway.Backend.
-func (c *Core) Query(ctx context.Context, q *nodev1.Query) (*nodev1.QueryReply, error) {
-	if c.router != nil {
-		return c.router.Query(ctx, q)
-	}
-	return c.Shards.Query(ctx, q)
-}
-
-// Ready implements gateway.Backend.
-func (c *Core) Ready() error { return c.Shards.Ready() }
 
 // Leave gives the shards that this node leads to others, before a planned stop;
 // it does nothing where there are none.

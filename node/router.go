@@ -10,6 +10,7 @@ import (
 	edgev1 "github.com/bongsu-im/bongsu/gen/bongsu/edge/v1"
 	nodev1 "github.com/bongsu-im/bongsu/gen/bongsu/node/v1"
 	"github.com/bongsu-im/bongsu/internal/id"
+	"github.com/bongsu-im/bongsu/internal/mutant"
 )
 
 // router sends each command to the node that owns its shard, and answers
@@ -27,7 +28,7 @@ type router struct {
 	shards int
 	self   uint64
 	leader func(shard int) uint64       // 0: none known
-	node   func(node uint64) remoteNode // nil: no such node, or this one
+	node   func(node uint64) RemoteNode // nil: no such node, or this one
 	nodes  func() []uint64              // all of them
 	// source is the node whose stream of a shard comes here; 0: none.
 	source func(shard int) uint64
@@ -45,14 +46,7 @@ type localShards interface {
 	Query(ctx context.Context, q *nodev1.Query) (*nodev1.QueryReply, error)
 }
 
-// remoteNode is peer.Client as a router needs it.
-type remoteNode interface {
-	Linked() bool
-	Begin(cmd *nodev1.Command, deadline time.Time, done func(*nodev1.Reply, error))
-	Query(ctx context.Context, q *nodev1.Query) (*nodev1.QueryReply, error)
-}
-
-func newRouter(shards int, self uint64, leader func(int) uint64, node func(uint64) remoteNode, nodes func() []uint64) *router {
+func newRouter(shards int, self uint64, leader func(int) uint64, node func(uint64) RemoteNode, nodes func() []uint64) *router {
 	return &router{shards: shards, self: self, leader: leader, node: node, nodes: nodes, source: func(int) uint64 { return 0 }, floors: make([]*edgev1.Position, shards)}
 }
 
@@ -60,7 +54,7 @@ func newRouter(shards int, self uint64, leader func(int) uint64, node func(uint6
 const noDeadline = 30 * time.Second
 
 // elsewhere returns the node to ask instead of this one, nil if none is known.
-func (r *router) elsewhere(shard int) remoteNode {
+func (r *router) elsewhere(shard int) RemoteNode {
 	if r.local.Owns(shard) {
 		return nil
 	}
@@ -92,7 +86,7 @@ func (r *router) Begin(cmd *nodev1.Command, deadline time.Time, done func(*nodev
 // note remembers what was acknowledged through this node and decided elsewhere:
 // what it shows from here on is not older.
 func (r *router) note(p *edgev1.Position) {
-	if p == nil || int64(p.GetShard()) >= int64(r.shards) {
+	if p == nil || int64(p.GetShard()) >= int64(r.shards) || mutant.On(mutant.NoFloors) {
 		return
 	}
 	r.mu.Lock()
@@ -148,7 +142,7 @@ func (r *router) Query(ctx context.Context, q *nodev1.Query) (*nodev1.QueryReply
 		return reply, err
 	case notHere(reply.GetError()):
 		return r.anywhere(ctx, q, reply)
-	case reply.GetError() != nil && owner != nil:
+	case reply.GetError() != nil && owner != nil && !mutant.On(mutant.StaleNo):
 		// Perhaps only this replica does not know of it yet.
 		if there, err := owner.Query(ctx, q); err == nil && !notHere(there.GetError()) {
 			return there, nil
@@ -170,7 +164,7 @@ func decisive(q *nodev1.Query) bool {
 
 // ownerOf is the other node that owns what a query is about; nil if it is this
 // one, nobody is known, or the query is about many shards.
-func (r *router) ownerOf(q *nodev1.Query) remoteNode {
+func (r *router) ownerOf(q *nodev1.Query) RemoteNode {
 	p, err := chat.QueryPartition(q)
 	if err != nil {
 		return nil
@@ -268,9 +262,9 @@ func notHere(e *edgev1.Error) bool {
 // positions asks each shard's owner about a client's positions: only it knows
 // where the journal ends.
 func (r *router) positions(ctx context.Context, q *nodev1.Query, k *edgev1.HelloRequest) (*nodev1.QueryReply, error) {
-	parts := map[remoteNode][]*edgev1.Position{}
+	parts := map[RemoteNode][]*edgev1.Position{}
 	for _, p := range k.GetPositions() {
-		var at remoteNode
+		var at RemoteNode
 		if int64(p.GetShard()) < int64(r.shards) {
 			at = r.elsewhere(int(p.GetShard()))
 		}

@@ -79,7 +79,7 @@ func three() (r *router, n1, n2, n3 *someNode, leaders []uint64) {
 	n2 = &someNode{name: "n2", owns: map[int]bool{1: true}}
 	n3 = &someNode{name: "n3", owns: map[int]bool{2: true}}
 	leaders = []uint64{1, 2, 3}
-	r = newRouter(3, 1, func(s int) uint64 { return leaders[s] }, func(node uint64) remoteNode {
+	r = newRouter(3, 1, func(s int) uint64 { return leaders[s] }, func(node uint64) RemoteNode {
 		switch node {
 		case 2:
 			return n2

@@ -11,6 +11,7 @@ import (
 	edgev1 "github.com/bongsu-im/bongsu/gen/bongsu/edge/v1"
 	journalv1 "github.com/bongsu-im/bongsu/gen/bongsu/journal/v1"
 	nodev1 "github.com/bongsu-im/bongsu/gen/bongsu/node/v1"
+	"github.com/bongsu-im/bongsu/internal/mutant"
 	"github.com/bongsu-im/bongsu/journal"
 	"github.com/bongsu-im/bongsu/view"
 	"google.golang.org/protobuf/proto"
@@ -173,6 +174,9 @@ func (o *owner) commit(ctx context.Context, lease journal.Lease, b *batch, mark 
 	data, err := encodeRecord(rec)
 	if err != nil {
 		return o.failed(b, err)
+	}
+	if mutant.On(mutant.AckEarly) {
+		o.answer(b, journal.Position{Term: lease.Term, Index: journal.Index(mark.GetIndex() + 1)})
 	}
 	at, err := o.append(ctx, lease, data)
 	if err != nil {

@@ -11,6 +11,7 @@ import (
 
 	"github.com/bongsu-im/bongsu/chat"
 	nodev1 "github.com/bongsu-im/bongsu/gen/bongsu/node/v1"
+	"github.com/bongsu-im/bongsu/internal/mutant"
 	"github.com/bongsu-im/bongsu/journal"
 	"github.com/bongsu-im/bongsu/view"
 )
@@ -142,7 +143,7 @@ func (o *owner) lease(ctx context.Context) (journal.Lease, error) {
 // whileLeased gives a context that ends with the lease, as far as that is told.
 func (o *owner) whileLeased(ctx context.Context, lease journal.Lease) (context.Context, context.CancelFunc) {
 	reigning, end := context.WithCancel(ctx)
-	if o.set.cfg.LeaseEnded == nil {
+	if o.set.cfg.LeaseEnded == nil || mutant.On(mutant.StaleOwner) {
 		return reigning, end
 	}
 	over := o.set.cfg.LeaseEnded(o.n, lease)

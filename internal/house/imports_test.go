@@ -33,11 +33,14 @@ var may = []struct {
 	{"client/...", []string{"gen/...", "client/...", "internal/..."}},
 	{"client", []string{"gen/...", "internal/..."}},
 	{"services/...", []string{"gen/...", "overload", "client", "internal/..."}},
-	{"node/peer", []string{"gen/..."}},
+	{"node/peer", []string{"gen/...", "internal/mutant"}},
 	{"node/placement", nil},
 	{"node/roster", []string{"gen/...", "internal/..."}},
 	{"node", []string{"node/...", "gateway/...", "gateway", "shard", "view", "journal", "journal/...", "services/...", "web", "overload", "gen/...", "chat", "internal/..."}},
 	{"proof/oracle", []string{"gen/..."}},
+	// The simulation builds nodes of the parts that node.OpenPlane takes, on
+	// disks and a network in memory, and compares what their views hold.
+	{"proof/sim", []string{"gen/...", "node", "node/peer", "journal", "journal/raft", "proof/oracle", "internal/..."}},
 	{"proof/...", []string{"gen/...", "client", "client/...", "node", "proof/...", "internal/..."}},
 	{"cmd/bongsu", []string{"node", "proof/...", "client", "gen/...", "internal/..."}},
 }

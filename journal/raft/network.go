@@ -337,6 +337,10 @@ func (e *Endpoint) Close() error {
 	return nil
 }
 
+// Kill takes the endpoint off the network at once, as the death of its process
+// does. Close has to follow.
+func (e *Endpoint) Kill() { e.end() }
+
 // end takes the endpoint off the network; it does not wait.
 func (e *Endpoint) end() {
 	n := e.net

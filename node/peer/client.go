@@ -12,6 +12,7 @@ import (
 
 	edgev1 "github.com/bongsu-im/bongsu/gen/bongsu/edge/v1"
 	nodev1 "github.com/bongsu-im/bongsu/gen/bongsu/node/v1"
+	"github.com/bongsu-im/bongsu/internal/mutant"
 )
 
 // Errors of a Client.
@@ -240,7 +241,7 @@ func (c *Client) Begin(cmd *nodev1.Command, deadline time.Time, done func(*nodev
 		case *nodev1.PeerFrame_Unknown:
 			done(nil, fmt.Errorf("node %s: %s", c.node, b.Unknown))
 		default:
-			if errors.Is(err, ErrNoLink) {
+			if errors.Is(err, ErrNoLink) || mutant.On(mutant.UnknownRefused) {
 				done(&nodev1.Reply{Error: noLink()}, nil)
 				return
 			}
