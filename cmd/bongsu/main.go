@@ -27,6 +27,7 @@ type cli struct {
 	Bench   benchCmd   `cmd:"" help:"Measure a server from outside."`
 	Drill   drillCmd   `cmd:"" help:"Prove a promise by breaking things."`
 	Admin   adminCmd   `cmd:"" help:"Operator's tools for a data folder at rest."`
+	Probe   probeCmd   `cmd:"" help:"Ask a running server how it is; for health checks."`
 	Version versionCmd `cmd:"" help:"Print the version."`
 }
 
