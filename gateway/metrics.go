@@ -103,6 +103,10 @@ func newMetrics(r prometheus.Registerer, g *Gateway) (*metrics, error) {
 	for c := overload.Send; c.Valid(); c++ {
 		m.refused.WithLabelValues(c.String())
 	}
+	for _, result := range []string{"ok", "refused", "failed", "origin", "protocol"} {
+		m.handshakes.WithLabelValues(result)
+	}
+	m.badFrames.WithLabelValues("protocol")
 	all := []prometheus.Collector{
 		m.requests, m.latency, m.retries, m.panics, m.refused, m.handshakes, framesIn, framesOut, m.writes, m.badFrames,
 		m.eventsDropped, m.badFeed, m.graces, m.hashWait, m.feedDelay,

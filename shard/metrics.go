@@ -85,6 +85,10 @@ type shardMetrics struct {
 
 func (m *metrics) of(shard int) *shardMetrics {
 	l := strconv.Itoa(shard)
+	// Shown as zero, so that the first time is an increase.
+	for _, r := range []reason{queueFull, notOwner, storeFenced, damaged, diskFull, timedOut, panicked} {
+		m.refused.WithLabelValues(l, r.reason)
+	}
 	return &shardMetrics{
 		commands: m.commands.WithLabelValues(l), bytes: m.bytes.WithLabelValues(l),
 		wait: m.wait.WithLabelValues(l), decide: m.decide.WithLabelValues(l), append: m.append.WithLabelValues(l),

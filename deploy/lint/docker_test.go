@@ -61,7 +61,7 @@ func checkImage(t *testing.T, image instructions.Stage, stages []instructions.St
 	seen := map[string]int{}
 	var user, health, start, command []string
 	for _, c := range image.Commands {
-		seen[c.Name()]++
+		seen[strings.ToLower(c.Name())]++
 		switch c := c.(type) {
 		case *instructions.RunCommand:
 			t.Errorf("RUN in an image without a shell: %v", c.CmdLine)

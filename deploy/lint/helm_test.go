@@ -20,6 +20,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	networkingv1 "k8s.io/api/networking/v1"
 	policyv1 "k8s.io/api/policy/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/yaml"
 )
@@ -350,7 +351,7 @@ func checkConfigs(t *testing.T, r release, nodes int) {
 	bootstrap := !strings.Contains(r.notes, "cluster.bootstrap=false")
 	for i := range nodes {
 		toml := r.configs[0].Data[fmt.Sprintf("%s-%d.toml", full, i)]
-		checkSettings(t, fmt.Sprintf("pod %d", i), strings.Replace(toml, "/var/lib/bongsu", t.TempDir(), 1))
+		checkSettings(t, fmt.Sprintf("pod %d", i), strings.NewReplacer("/var/lib/bongsu", t.TempDir(), "/etc/bongsu/certs", certs).Replace(toml))
 		if joins, want := strings.Contains(toml, "\njoin = "), nodes > 1 && (i > 0 || bootstrap); joins != want {
 			t.Errorf("pod %d joins: %v, want %v\n%s", i, joins, want, toml)
 		}
@@ -410,7 +411,7 @@ func TestBootstrapIsForOnce(t *testing.T) {
 	if strings.Contains(r.notes, "bootstrap") {
 		t.Error("the notes still ask for it")
 	}
-	if a, b := install(t, nil).sets[0].Spec.Template, r.sets[0].Spec.Template; fmt.Sprint(a) != fmt.Sprint(b) {
+	if !equality.Semantic.DeepEqual(install(t, nil).sets[0].Spec.Template, r.sets[0].Spec.Template) {
 		t.Error("turning bootstrap off restarts the nodes")
 	}
 }
@@ -426,7 +427,7 @@ func TestBadValues(t *testing.T) {
 		"certs: {secret: \"\"}":                       "more than one node needs certificates",
 		"certs: {certManager: {enabled: true}}":       "issuerRef",
 		"persistence: {accessModes: [ReadWriteMany]}": "accessModes",
-		"serve: {Data: x}":                            "serve",
+		"serve: {Data: x}":                            "Data",
 		"service: {port: 0}":                          "port",
 	} {
 		values := map[string]any{}

@@ -9,8 +9,9 @@ import (
 	"testing"
 )
 
-// bongsu is the program, built from the module that this one stands in.
-var bongsu string
+// bongsu is the program, built from the module that this one stands in; certs
+// holds identities for every node that the examples name.
+var bongsu, certs string
 
 func TestMain(m *testing.M) {
 	os.Exit(func() int {
@@ -24,6 +25,12 @@ func TestMain(m *testing.M) {
 		build := exec.Command("go", "build", "-C", "../..", "-o", bongsu, "./cmd/bongsu")
 		if out, err := build.CombinedOutput(); err != nil {
 			fmt.Fprintf(os.Stderr, "build bongsu: %v\n%s", err, out)
+			return 2
+		}
+		certs = filepath.Join(dir, "certs")
+		make := exec.Command(bongsu, "certs", "--dir", certs, "n1", "n2", "bongsu-0", "bongsu-1", "bongsu-2", "bongsu-3", "bongsu-4", "chat-0", "chat-1", "chat-2")
+		if out, err := make.CombinedOutput(); err != nil {
+			fmt.Fprintf(os.Stderr, "bongsu certs: %v\n%s", err, out)
 			return 2
 		}
 		return m.Run()

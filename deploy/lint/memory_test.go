@@ -4,6 +4,7 @@ import (
 	"context"
 	"math"
 	"slices"
+	"sort"
 
 	"github.com/prometheus/prometheus/model/histogram"
 	"github.com/prometheus/prometheus/model/labels"
@@ -69,8 +70,9 @@ func (w *window) Select(_ context.Context, _ bool, _ *storage.SelectHints, match
 	var found []storage.Series
 	for _, s := range w.m.series {
 		if !slices.ContainsFunc(matchers, func(m *labels.Matcher) bool { return !m.Matches(s.labels.Get(m.Name)) }) {
-			in := slices.DeleteFunc(slices.Clone(s.samples), func(c chunks.Sample) bool { return c.T() < w.mint || c.T() > w.maxt })
-			found = append(found, storage.NewListSeries(s.labels, in))
+			from := sort.Search(len(s.samples), func(i int) bool { return s.samples[i].T() >= w.mint })
+			to := sort.Search(len(s.samples), func(i int) bool { return s.samples[i].T() > w.maxt })
+			found = append(found, storage.NewListSeries(s.labels, s.samples[from:max(from, to):max(from, to)]))
 		}
 	}
 	slices.SortFunc(found, func(a, b storage.Series) int { return labels.Compare(a.Labels(), b.Labels()) })

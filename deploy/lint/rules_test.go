@@ -261,11 +261,11 @@ func (w *watch) run(test promTest, every time.Duration, fired, silent map[string
 			}
 			var want []string
 			for _, e := range a.ExpAlerts {
-				want = append(want, fmt.Sprint(with(e.ExpLabels, "alertname", a.Alertname)))
+				want = append(want, fmt.Sprint(e.ExpLabels, e.ExpAnnotations))
 			}
 			var got []string
 			for _, f := range w.active[a.Alertname] {
-				got = append(got, fmt.Sprint(with(f.labels, "alertname", a.Alertname)))
+				got = append(got, fmt.Sprint(f.labels, f.annotations))
 				fired[a.Alertname+" "+f.labels["severity"]] = true
 			}
 			slices.Sort(want)
@@ -281,15 +281,6 @@ func (w *watch) run(test promTest, every time.Duration, fired, silent map[string
 			}
 		}
 	}
-}
-
-func with(m map[string]string, key, value string) map[string]string {
-	out := maps.Clone(m)
-	if out == nil {
-		out = map[string]string{}
-	}
-	out[key] = value
-	return out
 }
 
 func (w *watch) expect(expr string, now time.Duration, want []struct {

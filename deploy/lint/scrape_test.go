@@ -101,13 +101,10 @@ func checkName(t *testing.T, name, kind, help string) {
 func scrape(t *testing.T) shown {
 	t.Helper()
 	dir := t.TempDir()
-	if out, err := exec.Command(bongsu, "certs", "--dir", dir, "n1").CombinedOutput(); err != nil {
-		t.Fatalf("certs: %v\n%s", err, out)
-	}
 	public, peers := freePort(t), freePort(t)
 	var log bytes.Buffer
 	server := exec.Command(bongsu, "serve", "--data", filepath.Join(dir, "data"), "--listen", public, "--shards", "2",
-		"--node", "n1", "--zone", "a", "--certs", filepath.Join(dir, "n1"), "--peer-listen", peers)
+		"--node", "n1", "--zone", "a", "--certs", filepath.Join(certs, "n1"), "--peer-listen", peers)
 	server.Stderr = &log
 	server.Env = slices.DeleteFunc(os.Environ(), func(v string) bool { return strings.HasPrefix(v, "BONGSU_") })
 	if err := server.Start(); err != nil {

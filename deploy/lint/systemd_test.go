@@ -33,7 +33,7 @@ func TestUnits(t *testing.T) {
 		// --config stands before the command; the command is its fourth word.
 		words := strings.Fields(m[1])
 		checkArguments(t, name, words[2:])
-		if err := os.WriteFile(filepath.Join(dir, name), []byte(strings.Replace(string(text), "/usr/local/bin/bongsu", bongsu, 1)), 0o644); err != nil {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(strings.Replace(string(text), "ExecStart=/usr/local/bin/bongsu", "ExecStart="+bongsu, 1)), 0o644); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -100,7 +100,9 @@ func TestSettings(t *testing.T) {
 		t.Fatal(err)
 	}
 	commented := regexp.MustCompile(`(?m)^# ([a-z_]+ = )`)
-	checkSettings(t, "bongsu.toml", commented.ReplaceAllString(string(text), "$1"))
+	toml := commented.ReplaceAllString(string(text), "$1")
+	toml = strings.Replace(toml, `certs = "/etc/bongsu/certs"`, `certs = "`+filepath.Join(certs, "n2")+`"`, 1)
+	checkSettings(t, "bongsu.toml", toml)
 }
 
 // checkSettings starts the program with settings, and an address that is none:

@@ -174,6 +174,10 @@ var rows = []row{
 			queries: []query{{`bongsu_node_clock_seconds{` + ofNode + `} - timestamp(bongsu_node_clock_seconds{` + ofNode + `})`, "{{instance}}"}},
 		},
 		{
+			title: "Nodes that others hear of", about: "By each node, whom it has heard of lately.", kind: series, unit: "short", noLess: true,
+			queries: []query{{`sum by (peer) (bongsu_node_peer_up{` + ofJob + `})`, "{{peer}}"}},
+		},
+		{
 			title: "Certificates", about: "How long they are still good.", kind: series, unit: "s", noLess: true,
 			queries: []query{{`bongsu_node_certificate_expiry_timestamp_seconds{` + ofNode + `} - time()`, "{{use}}, {{instance}}"}},
 		},
@@ -205,15 +209,19 @@ var rows = []row{
 		},
 		{
 			title: "Free on the disk", about: "At the reserve, sends are refused.", kind: series, unit: "bytes", noLess: true,
-			queries: []query{{`bongsu_node_disk_free_bytes{` + ofNode + `}`, "{{store}}, {{instance}}"}, {`bongsu_node_disk_reserve_bytes{` + ofNode + `}`, "reserve, {{instance}}"}},
+			queries: []query{{`bongsu_journal_disk_free_bytes{` + ofNode + `}`, "journal, {{instance}}"}, {`bongsu_view_disk_free_bytes{` + ofNode + `}`, "view, {{instance}}"}, {`bongsu_journal_disk_reserve_bytes{` + ofNode + `}`, "reserve, {{instance}}"}},
 		},
 		{
 			title: "Size of the stores", about: "Journal: trimmed behind what everyone has. View: what is read.", kind: series, unit: "bytes", noLess: true,
-			queries: []query{{`bongsu_node_store_size_bytes{` + ofNode + `}`, "{{store}}, {{instance}}"}},
+			queries: []query{{`bongsu_journal_store_bytes{` + ofNode + `}`, "journal, {{instance}}"}, {`bongsu_view_store_bytes{` + ofNode + `}`, "view, {{instance}}"}},
 		},
 		{
-			title: "Fenced stores", about: "A store that met an error accepts nothing any more.", kind: series, unit: "short", noLess: true,
-			queries: []query{{`bongsu_node_store_fenced{` + ofNode + `}`, "{{store}}, {{instance}}"}}, limits: []limit{{1, "red"}},
+			title: "Fenced stores and mendings", about: "A store that met an error accepts nothing any more; a node of a cluster mends it.", kind: series, unit: "short", noLess: true,
+			queries: []query{
+				{`bongsu_journal_fenced{` + ofNode + `}`, "journal fenced, {{instance}}"}, {`bongsu_view_fenced{` + ofNode + `}`, "view fenced, {{instance}}"},
+				{`increase(bongsu_node_mendings_total{` + ofNode + `}[1h])`, "mended ({{kind}}) in an hour, {{instance}}"},
+			},
+			limits: []limit{{1, "red"}},
 		},
 		{
 			title: "Terms", about: "Elections and transfers.", kind: series, unit: "short", noLess: true,
@@ -232,16 +240,20 @@ var rows = []row{
 			queries: []query{{`sum by (instance) (bongsu_raft_last_index{` + ofShard + `} - bongsu_raft_first_index{` + ofShard + `} + 1)`, "{{instance}}"}},
 		},
 		{
-			title: "Snapshots being taken", about: "Bytes a second from peers, by a node that was away too long or is new.", kind: series, unit: "Bps", noLess: true,
-			queries: []query{{rate("bongsu_raft_snapshot_received_bytes_total", ofShard, "instance"), "{{instance}}"}},
+			title: "Snapshots being taken", about: "Bytes that have come from a peer, of the snapshot under way or the last one: a node was away too long or is new.", kind: series, unit: "bytes", noLess: true,
+			queries: []query{{`sum by (instance) (bongsu_raft_snapshot_received_bytes{` + ofShard + `})`, "{{instance}}"}},
 		},
 		{
 			title: "Messages between nodes dropped", about: "A peer's inbox was full; Raft sends again.", kind: series, unit: "cps", noLess: true,
 			queries: []query{{rate("bongsu_raft_dropped_messages_total", ofShard, "instance"), "{{instance}}"}},
 		},
 		{
-			title: "Age of the newest backup", about: "Written in full.", kind: series, unit: "s", noLess: true,
-			queries: []query{{`time() - max by (instance) (bongsu_backup_last_success_timestamp_seconds{` + ofJob + `})`, "{{instance}}"}}, limits: []limit{{93600, "red"}},
+			title: "Backup behind", about: "How old the oldest entry may be that the backup lacks; 0: it has all.", kind: series, unit: "s", noLess: true,
+			queries: []query{{`max by (instance) (bongsu_backup_lag_seconds{` + ofNode + `})`, "{{instance}}"}}, limits: []limit{{900, "red"}},
+		},
+		{
+			title: "Backup", about: "Bytes stored a second, compressed and encrypted, and passes that failed.", kind: series, unit: "Bps", noLess: true,
+			queries: []query{{rate("bongsu_backup_bytes_total", ofNode, "instance"), "{{instance}}"}, {rate("bongsu_backup_failures_total", ofNode, "instance"), "failed, {{instance}}"}},
 		},
 	}},
 	{"Gateway", []panel{
