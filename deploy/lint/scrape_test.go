@@ -96,28 +96,27 @@ func checkName(t *testing.T, name, kind, help string) {
 	}
 }
 
-// scrape starts a server of a cluster of one, talks to it a little and reads
-// its metrics.
+// scrape starts two nodes as the examples do, forms a cluster of them, lets two
+// people talk, and reads the first one's metrics.
 func scrape(t *testing.T) shown {
 	t.Helper()
 	dir := t.TempDir()
-	public, peers := freePort(t), freePort(t)
-	var log bytes.Buffer
-	server := exec.Command(bongsu, "serve", "--data", filepath.Join(dir, "data"), "--listen", public, "--shards", "2",
-		"--node", "n1", "--zone", "a", "--certs", filepath.Join(certs, "n1"), "--peer-listen", peers)
-	server.Stderr = &log
-	server.Env = slices.DeleteFunc(os.Environ(), func(v string) bool { return strings.HasPrefix(v, "BONGSU_") })
-	if err := server.Start(); err != nil {
-		t.Fatal(err)
+	key, err := exec.Command(bongsu, "backup", "keygen", filepath.Join(dir, "key")).Output()
+	if err != nil {
+		t.Fatalf("backup keygen: %v", err)
 	}
-	t.Cleanup(func() {
-		_ = server.Process.Signal(syscall.SIGTERM) // Wait tells whether it went well
-		if err := server.Wait(); err != nil {
-			t.Errorf("serve: %v\n%s", err, log.String())
-		}
-	})
-	await(t, "http://"+public+"/readyz", &log)
-	talk(t, "http://"+public)
+	public, peers := freePort(t), freePort(t)
+	serve(t, "n1", public, peers, "--shards", "2", "--backup", filepath.Join(dir, "backup"), "--backup-recipient", strings.TrimSpace(string(key)))
+	await(t, "http://"+public+"/readyz")
+	second, secondPeers := freePort(t), freePort(t)
+	serve(t, "n2", second, secondPeers, "--join", peers)
+	await(t, "http://"+second+"/healthz")
+	add := exec.Command(bongsu, "cluster", "add", "n2", "--certs", filepath.Join(certs, "n1"), "--at", peers, "--wait", "2m")
+	if out, err := add.CombinedOutput(); err != nil {
+		t.Fatalf("cluster add: %v\n%s", err, out)
+	}
+	await(t, "http://"+second+"/readyz")
+	talk(t, "http://"+second)
 	answer, err := http.Get("http://" + public + "/metrics")
 	if err != nil {
 		t.Fatal(err)
@@ -150,6 +149,27 @@ func scrape(t *testing.T) shown {
 	return seen
 }
 
+// serve starts a node, and stops it when the test is over.
+func serve(t *testing.T, name, public, peers string, more ...string) {
+	t.Helper()
+	var log bytes.Buffer
+	server := exec.Command(bongsu, append([]string{
+		"serve", "--data", filepath.Join(t.TempDir(), name), "--listen", public,
+		"--node", name, "--zone", name, "--certs", filepath.Join(certs, name), "--peer-listen", peers,
+	}, more...)...)
+	server.Stderr = &log
+	server.Env = slices.DeleteFunc(os.Environ(), func(v string) bool { return strings.HasPrefix(v, "BONGSU_") })
+	if err := server.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		_ = server.Process.Signal(syscall.SIGTERM) // Wait tells whether it went well
+		if err := server.Wait(); err != nil || t.Failed() {
+			t.Errorf("serve %s: %v\n%s", name, err, log.String())
+		}
+	})
+}
+
 func freePort(t *testing.T) string {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -160,7 +180,7 @@ func freePort(t *testing.T) string {
 	return l.Addr().String()
 }
 
-func await(t *testing.T, url string, log *bytes.Buffer) {
+func await(t *testing.T, url string) {
 	t.Helper()
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()
@@ -172,7 +192,7 @@ func await(t *testing.T, url string, log *bytes.Buffer) {
 			}
 		}
 	}
-	t.Fatalf("not ready in a minute\n%s", log.String())
+	t.Fatalf("%s does not say 200 within a minute", url)
 }
 
 // talk lets two people say something to each other.
