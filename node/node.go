@@ -166,9 +166,6 @@ func (n *Node) serve(ctx context.Context, server *http.Server, failed <-chan err
 		n.door.Store(&opening)
 		err = errors.Join(err, core.Close())
 	}()
-	if err := registry.Register(newCensus(n, core)); err != nil {
-		return fmt.Errorf("register metrics: %w", err)
-	}
 	if err := n.awaitServable(ctx, core); err != nil {
 		return ignoreEnd(ctx, err)
 	}
@@ -229,6 +226,9 @@ func (n *Node) awaitServable(ctx context.Context, core *Core) error {
 }
 
 func (n *Node) openDoor(core *Core, registry *prometheus.Registry, keys *auth.Ring, friend *echoFriend) (*gateway.Gateway, error) {
+	if err := registry.Register(newCensus(n, core)); err != nil {
+		return nil, fmt.Errorf("register metrics: %w", err)
+	}
 	var welcome []id.ID
 	if friend != nil {
 		welcome = []id.ID{friend.user}
