@@ -110,11 +110,7 @@ func scrape(t *testing.T) shown {
 	await(t, "http://"+public+"/readyz")
 	second, secondPeers := freePort(t), freePort(t)
 	serve(t, "n2", second, secondPeers, "--join", peers)
-	await(t, "http://"+second+"/healthz")
-	add := exec.Command(bongsu, "cluster", "add", "n2", "--certs", filepath.Join(certs, "n1"), "--at", peers, "--wait", "2m")
-	if out, err := add.CombinedOutput(); err != nil {
-		t.Fatalf("cluster add: %v\n%s", err, out)
-	}
+	addNode(t, "n2", peers)
 	await(t, "http://"+second+"/readyz")
 	talk(t, "http://"+second)
 	answer, err := http.Get("http://" + public + "/metrics")
@@ -178,6 +174,23 @@ func freePort(t *testing.T) string {
 	}
 	defer l.Close()
 	return l.Addr().String()
+}
+
+// addNode lets a node in. Until it has found the cluster it is refused: that is
+// why the Compose file and the chart try again, too.
+func addNode(t *testing.T, name, peers string) {
+	t.Helper()
+	tick := time.NewTicker(200 * time.Millisecond)
+	defer tick.Stop()
+	var out []byte
+	var err error
+	for end := time.Now().Add(time.Minute); time.Now().Before(end); <-tick.C {
+		out, err = exec.Command(bongsu, "cluster", "add", name, "--certs", filepath.Join(certs, "n1"), "--at", peers, "--wait", "1m").CombinedOutput()
+		if err == nil {
+			return
+		}
+	}
+	t.Fatalf("cluster add: %v\n%s", err, out)
 }
 
 func await(t *testing.T, url string) {
