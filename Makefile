@@ -5,7 +5,7 @@ BUF := $(GO) tool -modfile=tools/go.mod buf
 LDFLAGS := -s -w -X main.version=$(shell git describe --always --dirty 2>/dev/null || echo dev)
 WEB_SOURCES := $(shell git ls-files -co --exclude-standard web 2>/dev/null | grep -v -e '^web/dist' -e '\.go$$')
 
-.PHONY: help run build client test check generate generated test-go test-race test-web test-e2e test-drill drill bench fuzz vuln screenshots peers test-peers
+.PHONY: help run build client test check generate generated test-go test-race test-web test-e2e test-drill drill bench fuzz vuln screenshots peers test-peers test-deploy
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -24,7 +24,7 @@ web/node_modules/.package-lock.json: web/package-lock.json
 web/dist/index.html: web/node_modules/.package-lock.json $(WEB_SOURCES)
 	cd web && npm run --silent build && touch dist/index.html
 
-test: check test-go test-peers test-race test-web test-e2e test-drill ## run everything that tests it (what CI runs)
+test: check test-go test-peers test-deploy test-race test-web test-e2e test-drill ## run everything that tests it (what CI runs)
 
 check: generated ## formatting, vet, types, generated code
 	@test -z "$$(gofmt -l $$(git ls-files -co --exclude-standard '*.go' | grep -v ^gen/))" || { echo 'not gofmt-formatted:'; gofmt -l $$(git ls-files -co --exclude-standard '*.go' | grep -v ^gen/); exit 1; }
@@ -64,6 +64,9 @@ peers: build ## compare with ejabberd and centrifuge side by side, 8 minutes (do
 
 test-peers: ## tests of proof/peers, a module of its own (-short leaves ejabberd out)
 	cd proof/peers && $(GO) vet ./... && $(GO) test -short ./...
+
+test-deploy: web/dist/index.html ## lint and render deploy/ (a module of its own), run the alerts' tests, check docs/capacity.md
+	cd deploy/lint && $(GO) vet ./... && $(GO) test ./...
 
 vuln: ## look up known vulnerabilities, where the database can be reached (CI with a network runs it beside test)
 	$(GO) tool -modfile=tools/go.mod govulncheck ./...

@@ -300,6 +300,9 @@ func (g *Gateway) handOut(item *nodev1.FeedItem) {
 	for _, device := range f.revoked {
 		g.revokedDevice(device)
 	}
+	if at := item.GetEvent().GetMessage().GetMessage().GetSentAt(); at > 0 {
+		g.metrics.feedDelay.Observe(max(0, g.now().Sub(time.UnixMilli(at)).Seconds()))
+	}
 	audience, ended := g.hub.apply(f, time.Now())
 	if len(audience) > 0 {
 		event := newPrepared(item.GetEvent())

@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"fmt"
+	"runtime"
 	"sync"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -26,6 +27,7 @@ type metrics struct {
 	badFeed       prometheus.Counter
 	graces        prometheus.Counter
 	hashWait      prometheus.Histogram
+	feedDelay     prometheus.Histogram
 
 	methods sync.Map // name to *methodMetrics
 }
@@ -73,7 +75,7 @@ func newMetrics(r prometheus.Registerer, g *Gateway) (*metrics, error) {
 	m := &metrics{
 		requests: vec("requests_total", "Requests by method and code, RPC and sockets alike.", "method", "code"),
 		latency: prometheus.NewHistogramVec(prometheus.HistogramOpts{
-			Namespace: "bongsu", Subsystem: "gateway", Name: "request_seconds", Help: "Time from decoded request to answer.",
+			Namespace: "bongsu", Subsystem: "gateway", Name: "request_duration_seconds", Help: "Time from decoded request to answer.",
 			Buckets: []float64{.0005, .001, .002, .005, .01, .02, .05, .1, .2, .5, 1, 2, 5, 10, 30, 60},
 		}, []string{"method"}),
 		retries:       counter("backend_retries_total", "Commands and queries submitted again inside their deadline."),
@@ -89,22 +91,42 @@ func newMetrics(r prometheus.Registerer, g *Gateway) (*metrics, error) {
 			Namespace: "bongsu", Subsystem: "gateway", Name: "argon2_wait_seconds", Help: "Wait for a slot to hash a password.",
 			Buckets: []float64{.001, .01, .05, .1, .2, .5, 1, 2, 5, 10},
 		}),
+		feedDelay: prometheus.NewHistogram(prometheus.HistogramOpts{
+			Namespace: "bongsu", Subsystem: "gateway", Name: "feed_delay_seconds", Help: "Time from a message's acceptance by its owner to its hand-over to the sessions here, by both machines' clocks.",
+			Buckets: []float64{.001, .002, .005, .01, .02, .05, .1, .2, .5, 1, 2, 5, 10, 30, 60},
+		}),
 	}
 	for c := range codecs {
 		m.framesIn[c], m.framesOut[c] = framesIn.WithLabelValues(c.String()), framesOut.WithLabelValues(c.String())
 	}
+	// What may never happen is shown as zero, so that the first time is an increase.
+	for c := overload.Send; c.Valid(); c++ {
+		m.refused.WithLabelValues(c.String())
+	}
+	for _, result := range []string{"ok", "refused", "failed", "origin", "protocol"} {
+		m.handshakes.WithLabelValues(result)
+	}
+	m.badFrames.WithLabelValues("protocol")
 	all := []prometheus.Collector{
 		m.requests, m.latency, m.retries, m.panics, m.refused, m.handshakes, framesIn, framesOut, m.writes, m.badFrames,
-		m.eventsDropped, m.badFeed, m.graces, m.hashWait,
+		m.eventsDropped, m.badFeed, m.graces, m.hashWait, m.feedDelay,
 		newCensus(g),
+		prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+			Namespace: "bongsu", Name: "build_info", Help: "Always 1; the labels say which release runs.",
+			ConstLabels: prometheus.Labels{"version": g.cfg.Version, "go_version": runtime.Version()},
+		}, func() float64 { return 1 }),
+		gauge("ready", "1 where /readyz says 200.", func() float64 { return oneIf(g.Ready() == nil) }),
 		gauge("sessions", "Open sockets.", func() float64 { return float64(g.Sessions()) }),
+		gauge("sessions_limit", "Most sockets that may be open.", func() float64 { return float64(g.cfg.MaxSessions) }),
 		gauge("argon2_waiting", "Passwords waiting to be hashed.", func() float64 { n, _, _ := g.hashing.Stats(); return float64(n) }),
-		gauge("argon2_turned_away", "Passwords not hashed because the queue was full.", func() float64 { _, _, n := g.hashing.Stats(); return float64(n) }),
+		prometheus.NewCounterFunc(prometheus.CounterOpts{
+			Namespace: "bongsu", Subsystem: "gateway", Name: "argon2_turned_away_total", Help: "Passwords not hashed because the queue was full.",
+		}, func() float64 { _, _, n := g.hashing.Stats(); return float64(n) }),
 		gauge("revoked_devices", "Devices revoked within a token's life.", func() float64 { n, _ := g.revoked.Len(); return float64(n) }),
 	}
 	for c := overload.Send; c.Valid(); c++ {
 		all = append(all, prometheus.NewGaugeFunc(prometheus.GaugeOpts{
-			Namespace: "bongsu", Subsystem: "gateway", Name: "in_flight", Help: "Requests being served, by class.",
+			Namespace: "bongsu", Subsystem: "gateway", Name: "requests_in_flight", Help: "Requests being served, by class.",
 			ConstLabels: prometheus.Labels{"class": c.String()},
 		}, func() float64 { return float64(g.admission.InFlight(c)) }))
 	}
@@ -114,6 +136,13 @@ func newMetrics(r prometheus.Registerer, g *Gateway) (*metrics, error) {
 		}
 	}
 	return m, nil
+}
+
+func oneIf(yes bool) float64 {
+	if yes {
+		return 1
+	}
+	return 0
 }
 
 // census counts the sessions and what they hold, when it is asked.

@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"crypto/subtle"
 	"encoding/hex"
+	"errors"
 	"io/fs"
 	"mime"
 	"net/http"
@@ -72,20 +73,31 @@ func plain(w http.ResponseWriter, status int, text string) {
 	_, _ = w.Write([]byte(text)) // the client may be gone
 }
 
-func (g *Gateway) readyz(w http.ResponseWriter, _ *http.Request) {
+// errDraining: the gateway is on its way out.
+var errDraining = errors.New("draining")
+
+// Ready returns nil if people should be sent here. It is what /readyz and the
+// metric of the same name say.
+func (g *Gateway) Ready() error {
 	g.mu.Lock()
 	draining := g.draining
 	g.mu.Unlock()
 	if draining {
-		plain(w, http.StatusServiceUnavailable, "draining\n")
-		return
+		return errDraining
 	}
-	if err := g.backend.Ready(); err != nil {
+	return g.backend.Ready()
+}
+
+func (g *Gateway) readyz(w http.ResponseWriter, _ *http.Request) {
+	switch err := g.Ready(); {
+	case err == nil:
+		plain(w, http.StatusOK, "ready\n")
+	case errors.Is(err, errDraining):
+		plain(w, http.StatusServiceUnavailable, "draining\n")
+	default:
 		g.log.Debug("not ready", "error", err)
 		plain(w, http.StatusServiceUnavailable, "not ready\n")
-		return
 	}
-	plain(w, http.StatusOK, "ready\n")
 }
 
 func (g *Gateway) guardMetrics(h http.Handler) http.Handler {

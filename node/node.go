@@ -35,6 +35,8 @@ type Node struct {
 	cfg      Config
 	listener net.Listener
 	tls      bool
+	pair     *certificate           // of the public address; nil without TLS
+	mended   *prometheus.CounterVec // outlives the stores
 	// insideURL is where services of this process reach the door.
 	insideURL string
 	serving   chan struct{}
@@ -53,7 +55,7 @@ func New(cfg Config) (*Node, error) {
 	if err := cfg.fill(); err != nil {
 		return nil, err
 	}
-	n := &Node{cfg: cfg, serving: make(chan struct{})}
+	n := &Node{cfg: cfg, serving: make(chan struct{}), mended: newMended()}
 	l, err := net.Listen("tcp", cfg.Listen)
 	if err != nil {
 		return nil, fmt.Errorf("take the address: %w", err)
@@ -61,6 +63,7 @@ func New(cfg Config) (*Node, error) {
 	n.listener = l
 	if cfg.CertFile != "" {
 		pair := &certificate{certFile: cfg.CertFile, keyFile: cfg.KeyFile}
+		n.pair = pair
 		if _, err := pair.get(nil); err != nil {
 			return nil, errors.Join(err, l.Close())
 		}
@@ -154,7 +157,7 @@ func (n *Node) serve(ctx context.Context, server *http.Server, failed <-chan err
 	opening := http.Handler(http.HandlerFunc(answerOpening))
 	n.door.Store(&opening)
 	registry := prometheus.NewRegistry()
-	registry.MustRegister(collectors.NewGoCollector(collectors.WithGoCollectorRuntimeMetrics(gcPauses)), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	registry.MustRegister(collectors.NewGoCollector(collectors.WithGoCollectorRuntimeMetrics(gcPauses)), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), n.mended)
 	core, err := OpenCore(ctx, n.cfg, registry)
 	if err != nil {
 		return ignoreEnd(ctx, err)
@@ -223,6 +226,9 @@ func (n *Node) awaitServable(ctx context.Context, core *Core) error {
 }
 
 func (n *Node) openDoor(core *Core, registry *prometheus.Registry, keys *auth.Ring, friend *echoFriend) (*gateway.Gateway, error) {
+	if err := registry.Register(newCensus(n, core)); err != nil {
+		return nil, fmt.Errorf("register metrics: %w", err)
+	}
 	var welcome []id.ID
 	if friend != nil {
 		welcome = []id.ID{friend.user}
@@ -277,6 +283,19 @@ func (n *Node) openInside() (net.Listener, error) {
 	}
 	n.insideURL = "http://" + l.Addr().String()
 	return l, nil
+}
+
+// publicExpiry is when the certificate of the public address ends; zero without
+// one.
+func (n *Node) publicExpiry() time.Time {
+	if n.pair == nil {
+		return time.Time{}
+	}
+	pair, err := n.pair.get(nil)
+	if err != nil || pair.Leaf == nil {
+		return time.Time{}
+	}
+	return pair.Leaf.NotAfter
 }
 
 func (n *Node) port() string {

@@ -107,10 +107,12 @@ func (n *Node) mend(err error, m *mending) error {
 		if err != nil {
 			return errors.Join(broken.cause, err)
 		}
+		n.mended.WithLabelValues(mendView).Inc()
 		n.cfg.Logger.Error("the view does not agree with the journal; it is set aside and made again", "error", broken.cause, "aside", aside)
 		return nil
 	}
 	if !broken.anew {
+		n.mended.WithLabelValues(mendReopened).Inc()
 		n.cfg.Logger.Error("a store has failed; it is opened again and proven", "error", broken.cause, "in", m.pause)
 		return nil
 	}
@@ -118,6 +120,7 @@ func (n *Node) mend(err error, m *mending) error {
 	if err != nil {
 		return errors.Join(broken.cause, fmt.Errorf("set the damaged stores aside: %w", err))
 	}
+	n.mended.WithLabelValues(mendAnew).Inc()
 	n.cfg.Logger.Error("the stores are not whole; they are set aside, and this node comes back as a new member in its own place",
 		"error", broken.cause, "aside", aside, "in", m.pause)
 	return nil

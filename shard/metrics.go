@@ -41,13 +41,13 @@ func newMetrics() *metrics {
 		commands: histogram("batch_commands", "Commands in a batch.", prometheus.ExponentialBuckets(1, 2, 12)),
 		bytes:    histogram("record_bytes", "Encoded bytes of a record.", prometheus.ExponentialBuckets(64, 4, 8)),
 		wait:     histogram("queue_wait_seconds", "Time from arrival to decision.", seconds),
-		decide:   histogram("decide_seconds", "Time to decide and stage a batch.", seconds),
-		append:   histogram("append_seconds", "Time of an append to the journal.", seconds),
+		decide:   histogram("decide_duration_seconds", "Time to decide and stage a batch.", seconds),
+		append:   histogram("append_duration_seconds", "Time of an append to the journal.", seconds),
 		depth: prometheus.NewGaugeVec(prometheus.GaugeOpts{
 			Namespace: "bongsu", Subsystem: "shard", Name: "queue_depth", Help: "Commands waiting.",
 		}, shard),
-		refused:      counter("refused_total", "Commands refused by the shard's condition.", "reason"),
-		unknown:      counter("unknown_total", "Commands whose outcome was left unknown."),
+		refused:      counter("commands_refused_total", "Commands refused by the shard's condition.", "reason"),
+		unknown:      counter("commands_unknown_total", "Commands whose outcome was left unknown."),
 		panics:       counter("panics_total", "Commands or events that panicked."),
 		events:       counter("events_total", "Events journaled or followed, by kind.", "kind"),
 		feed:         counter("feed_items_total", "Items published."),
@@ -88,6 +88,10 @@ type shardMetrics struct {
 
 func (m *metrics) of(shard int) *shardMetrics {
 	l := strconv.Itoa(shard)
+	// Shown as zero, so that the first time is an increase.
+	for _, r := range []reason{queueFull, notOwner, storeFenced, damaged, diskFull, timedOut, panicked} {
+		m.refused.WithLabelValues(l, r.reason)
+	}
 	return &shardMetrics{
 		commands: m.commands.WithLabelValues(l), bytes: m.bytes.WithLabelValues(l),
 		wait: m.wait.WithLabelValues(l), decide: m.decide.WithLabelValues(l), append: m.append.WithLabelValues(l),

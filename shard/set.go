@@ -190,6 +190,11 @@ func New(cfg Config) (*Set, error) {
 	for n := range cfg.Shards {
 		s.owners = append(s.owners, newOwner(s, n))
 	}
+	if cfg.Registerer != nil {
+		if err := cfg.Registerer.Register(newCensus(s)); err != nil {
+			return nil, fmt.Errorf("shard: register census: %w", err)
+		}
+	}
 	return s, nil
 }
 

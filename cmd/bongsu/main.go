@@ -22,6 +22,7 @@ type cli struct {
 	Config kong.ConfigFlag `help:"TOML file with settings: one key a flag, the same name with '_' for '-'." env:"BONGSU_CONFIG" placeholder:"FILE"`
 
 	Serve   serveCmd   `cmd:"" help:"Run the messenger."`
+	Probe   probeCmd   `cmd:"" help:"Ask a running server how it is; for health checks."`
 	Certs   certsCmd   `cmd:"" help:"Make the certificates by which nodes know each other."`
 	Cluster clusterCmd `cmd:"" help:"Look at a running cluster, and change it."`
 	Bench   benchCmd   `cmd:"" help:"Measure a server from outside."`

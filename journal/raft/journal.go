@@ -412,7 +412,9 @@ func (j *Journal) Fenced() error { return j.store.err() }
 type Metrics struct {
 	DiskBytes uint64
 	WALBytes  uint64
-	Pebble    *pebble.Metrics
+	// ReserveBytes of the disk are kept free.
+	ReserveBytes uint64
+	Pebble       *pebble.Metrics
 }
 
 // Metrics returns the store's numbers; zeros after Close.
@@ -423,7 +425,7 @@ func (j *Journal) Metrics() Metrics {
 		return Metrics{}
 	}
 	m := j.store.db.Metrics()
-	return Metrics{DiskBytes: m.DiskSpaceUsage(), WALBytes: m.WAL.Size, Pebble: m}
+	return Metrics{DiskBytes: m.DiskSpaceUsage(), WALBytes: m.WAL.Size, ReserveBytes: j.space.reserve, Pebble: m}
 }
 
 // Receive implements Receiver.
