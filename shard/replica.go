@@ -51,16 +51,17 @@ func (o *owner) replicate(ctx context.Context) error {
 		}
 	}
 	p := o.newProgress()
+	var goal horizon
 	for {
 		at := journal.Index(o.view.Mark().GetIndex())
-		entries, patience, err := o.awaitEntries(ctx, at, began)
-		if err != nil {
-			return o.readError(at, err)
-		}
-		if !patience && !o.started && at >= o.log.Last().Index {
+		if !o.started && time.Since(began) >= o.set.cfg.LeaseGrace && goal.reached(at, o.log) {
 			// Another node owns the shard: from here on what it appends is news.
 			p.done(at)
 			o.turnFollower()
+		}
+		entries, err := o.awaitEntries(ctx, at, began)
+		if err != nil {
+			return o.readError(at, err)
 		}
 		if len(entries) == 0 {
 			continue
@@ -72,22 +73,40 @@ func (o *owner) replicate(ctx context.Context) error {
 	}
 }
 
+// horizon is where a log ended at a moment. Who has applied it as far as that a
+// moment later is near its end: under steady traffic no one is ever at it.
+type horizon struct {
+	index journal.Index
+	at    time.Time // zero: not looked yet
+}
+
+// near is how long ago the end must have been where a follower is now.
+const near = time.Second
+
+func (h *horizon) reached(at journal.Index, log journal.Log) bool {
+	if !h.at.IsZero() && at < h.index {
+		return false
+	}
+	if h.at.IsZero() || time.Since(h.at) > near {
+		h.index, h.at = log.Last().Index, time.Now()
+	}
+	return at >= h.index
+}
+
 // awaitEntries waits for entries after at; for none of them longer than the
-// grace in which this node may still become the owner. patience tells that the
-// grace is not over.
-func (o *owner) awaitEntries(ctx context.Context, at journal.Index, began time.Time) (_ []journal.Entry, patience bool, _ error) {
+// grace in which this node may still become the owner.
+func (o *owner) awaitEntries(ctx context.Context, at journal.Index, began time.Time) ([]journal.Entry, error) {
 	left := o.set.cfg.LeaseGrace - time.Since(began)
 	if left <= 0 || o.started {
-		entries, err := o.log.Read(ctx, at, readBytes)
-		return entries, false, err
+		return o.log.Read(ctx, at, readBytes)
 	}
 	brief, cancel := context.WithTimeout(ctx, left)
 	defer cancel()
 	entries, err := o.log.Read(brief, at, readBytes)
 	if err != nil && brief.Err() != nil && ctx.Err() == nil {
-		return nil, false, nil
+		return nil, nil
 	}
-	return entries, true, err
+	return entries, err
 }
 
 // turnFollower begins to answer reads, and to publish, without owning.
