@@ -3,11 +3,8 @@ package client
 import (
 	"context"
 	"errors"
-	"fmt"
 	"log/slog"
 	"net/http"
-	"net/url"
-	"strings"
 	"sync"
 	"time"
 
@@ -19,10 +16,13 @@ import (
 // maxFrameBytes bounds one answer: a page of 200 messages of 40,000 bytes fits.
 const maxFrameBytes = 16 << 20
 
-// Config is what a Client needs. Only BaseURL is required.
+// Config is what a Client needs. Only BaseURL, or BaseURLs, is required.
 type Config struct {
 	// BaseURL of the server, such as "http://127.0.0.1:8080".
 	BaseURL string
+	// BaseURLs are more addresses of the same messenger. The one in use is left
+	// for the next when it does not answer, or has served nothing for 2 s.
+	BaseURLs []string
 	// HTTPClient carries RPC calls and opens sockets; nil means one of the
 	// client's own. Its Timeout should be 0: deadlines come from contexts.
 	HTTPClient *http.Client
@@ -44,12 +44,7 @@ type Config struct {
 	OnSession func(Session) error
 }
 
-func (cfg *Config) setDefaults() error {
-	u, err := url.Parse(cfg.BaseURL)
-	if err != nil || u.Host == "" || (u.Scheme != "http" && u.Scheme != "https") {
-		return fmt.Errorf("client: BaseURL %q is not http(s)://host[:port]", cfg.BaseURL)
-	}
-	cfg.BaseURL = strings.TrimSuffix(cfg.BaseURL, "/")
+func (cfg *Config) setDefaults() {
 	if cfg.Timeout <= 0 {
 		cfg.Timeout = 10 * time.Second
 	}
@@ -63,7 +58,6 @@ func (cfg *Config) setDefaults() error {
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
-	return nil
 }
 
 // Client is one account on one device. Make it with New, then SignUp, SignIn or
@@ -71,9 +65,9 @@ func (cfg *Config) setDefaults() error {
 type Client struct {
 	// API by RPC.
 	API
-	cfg     Config
-	stubs   stubs
-	ownHTTP *http.Transport // nil if the HTTP client was given
+	cfg       Config
+	addresses addresses
+	ownHTTP   *http.Transport // nil if the HTTP client was given
 
 	// wg counts refresh flights.
 	wg sync.WaitGroup
@@ -92,17 +86,19 @@ type Client struct {
 
 // New checks the configuration; it does not touch the network.
 func New(cfg Config) (*Client, error) {
+	bases, err := cfg.checkAddresses()
+	if err != nil {
+		return nil, err
+	}
 	c := &Client{positions: positions{}}
 	if cfg.HTTPClient == nil {
 		c.ownHTTP = http.DefaultTransport.(*http.Transport).Clone()
 		c.ownHTTP.Proxy = nil
 		cfg.HTTPClient = &http.Client{Transport: c.ownHTTP}
 	}
-	if err := cfg.setDefaults(); err != nil {
-		return nil, err
-	}
+	cfg.setDefaults()
 	c.cfg = cfg
-	c.stubs = newStubs(&c.cfg)
+	c.addresses.open(&c.cfg, bases)
 	c.API = API{carrier: c}
 	return c, nil
 }

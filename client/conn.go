@@ -175,7 +175,11 @@ type overLink struct {
 }
 
 func (o overLink) carry(ctx context.Context, f *edgev1.ClientFrame) (*edgev1.ServerFrame, error) {
+	began := time.Now()
 	answer, err := o.link.request(ctx, f, o.client.cfg.Timeout)
+	if o.client.addresses.several() {
+		o.link.served(began, err)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -222,7 +226,8 @@ func (n *Conn) live(ctx context.Context) error {
 		}
 		var wait time.Duration
 		if !drained {
-			wait = n.opts.Backoff.wait(attempt, RetryAfter(err), n.client.cfg.Random)
+			// Each address is tried once before any waits longer.
+			wait = n.opts.Backoff.wait(attempt/len(n.client.addresses.all), RetryAfter(err), n.client.cfg.Random)
 		}
 		logger.Debug("socket is down", "error", err, "retry_in", wait)
 		if !clock.Sleep(ctx, wait) {
@@ -252,6 +257,9 @@ func (n *Conn) once(ctx context.Context) (drained bool, err error) {
 	n.emit(Event{Up: hello})
 	drained, err = n.serve(ctx, l, hello)
 	n.unpublish(l)
+	if !errors.Is(err, errHelloAgain) {
+		n.client.addresses.leave(l.at)
+	}
 	n.emit(Event{Down: err})
 	return drained, err
 }
@@ -305,11 +313,13 @@ func (n *Conn) open(ctx context.Context) (*link, *edgev1.HelloResponse, error) {
 }
 
 func (n *Conn) greet(ctx context.Context, token string) (*link, *edgev1.HelloResponse, error) {
-	ws, err := n.dial(ctx)
+	i, at := n.client.addresses.current()
+	ws, err := n.dial(ctx, at.base)
 	if err != nil {
+		n.client.addresses.leave(i)
 		return nil, nil, err
 	}
-	l := newLink(ws, n.receive)
+	l := newLink(ws, i, n.receive)
 	answer, err := l.request(ctx, &edgev1.ClientFrame{Request: &edgev1.ClientFrame_Hello{
 		Hello: &edgev1.HelloRequest{AccessToken: token, Positions: n.client.Positions()},
 	}}, n.opts.HandshakeTimeout)
@@ -318,6 +328,9 @@ func (n *Conn) greet(ctx context.Context, token string) (*link, *edgev1.HelloRes
 		err = &Error{Code: connect.CodeInternal, Reason: ReasonBadAnswer, Message: "hello was answered with something else"}
 	}
 	if err != nil {
+		if unserved(err) {
+			n.client.addresses.leave(i)
+		}
 		l.end(err)
 		<-l.done
 		return nil, nil, err
@@ -327,8 +340,8 @@ func (n *Conn) greet(ctx context.Context, token string) (*link, *edgev1.HelloRes
 
 const socketPath = "/v1/socket"
 
-func (n *Conn) dial(ctx context.Context) (*websocket.Conn, error) {
-	ws, response, err := websocket.Dial(ctx, n.client.cfg.BaseURL+socketPath, &websocket.DialOptions{
+func (n *Conn) dial(ctx context.Context, base string) (*websocket.Conn, error) {
+	ws, response, err := websocket.Dial(ctx, base+socketPath, &websocket.DialOptions{
 		HTTPClient: n.client.cfg.HTTPClient, Subprotocols: []string{"bongsu.v1"},
 		CompressionMode: websocket.CompressionDisabled,
 	})

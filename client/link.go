@@ -19,6 +19,7 @@ import (
 // lives once; the Conn makes another.
 type link struct {
 	ws      *websocket.Conn
+	at      int64                     // number of the address
 	receive func(*edgev1.ServerFrame) // called with events on the reading goroutine
 	done    chan struct{}             // closed when the reader has ended
 	drain   chan time.Duration        // what the server's DrainEvent said
@@ -33,6 +34,9 @@ type link struct {
 	lastID  uint32
 	err     error         // why the link has ended; pending takes nothing more once set
 	idle    chan struct{} // closed when pending runs empty, if someone waits
+	// unserving is since when requests fail for want of a server that serves;
+	// zero while it does.
+	unserving time.Time
 }
 
 // waiter is a request that waits. It is used again once its answer has come, and
@@ -48,9 +52,9 @@ var errStuck = errors.New("the socket took no frame within the request's time")
 // maxPending bounds the requests that wait for an answer on one socket.
 const maxPending = 4096
 
-func newLink(ws *websocket.Conn, receive func(*edgev1.ServerFrame)) *link {
+func newLink(ws *websocket.Conn, at int64, receive func(*edgev1.ServerFrame)) *link {
 	l := &link{
-		ws: ws, receive: receive, done: make(chan struct{}), drain: make(chan time.Duration, 1),
+		ws: ws, at: at, receive: receive, done: make(chan struct{}), drain: make(chan time.Duration, 1),
 		pending: map[uint32]*waiter{}, writing: make(chan struct{}, 1),
 	}
 	l.guard = time.AfterFunc(time.Hour, func() { l.end(errStuck) })

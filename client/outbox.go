@@ -35,10 +35,12 @@ type OutboxOptions struct {
 	Budget BudgetOptions
 	// OnAck is called when a message is acknowledged, also again after it was
 	// sent once more because the server had lost it. OnRefused is called when
-	// the server has refused one for good. Both are called on the outbox's
+	// the server has refused one for good, OnRetry when an attempt has failed
+	// and the message will be tried again. All are called on the outbox's
 	// goroutines and must not close it.
 	OnAck     func(*edgev1.Message)
 	OnRefused func(Entry, error)
+	OnRetry   func(Entry, error)
 }
 
 func (o *OutboxOptions) setDefaults() {
@@ -317,6 +319,9 @@ func (o *Outbox) head(roomID string, l *lane, stop error) (Entry, bool) {
 
 // pause waits before the same message is tried again.
 func (o *Outbox) pause(e Entry, attempt int, err error) {
+	if o.opts.OnRetry != nil {
+		o.opts.OnRetry(e, err)
+	}
 	wait := max(o.opts.Backoff.wait(attempt, RetryAfter(err), o.conn.client.cfg.Random), o.budget.spend(time.Now()))
 	o.conn.client.cfg.Logger.Debug("message not acknowledged yet", "client_id", e.ClientID, "error", err, "retry_in", wait)
 	clock.Sleep(o.ctx, wait)

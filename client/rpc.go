@@ -17,16 +17,16 @@ type stubs struct {
 	message edgev1connect.MessageServiceClient
 }
 
-func newStubs(cfg *Config) stubs {
+func newStubs(cfg *Config, base string) stubs {
 	options := []connect.ClientOption{connect.WithReadMaxBytes(maxFrameBytes)}
 	if cfg.JSON {
 		options = append(options, connect.WithProtoJSON())
 	}
 	return stubs{
-		account: edgev1connect.NewAccountServiceClient(cfg.HTTPClient, cfg.BaseURL, options...),
-		people:  edgev1connect.NewPeopleServiceClient(cfg.HTTPClient, cfg.BaseURL, options...),
-		room:    edgev1connect.NewRoomServiceClient(cfg.HTTPClient, cfg.BaseURL, options...),
-		message: edgev1connect.NewMessageServiceClient(cfg.HTTPClient, cfg.BaseURL, options...),
+		account: edgev1connect.NewAccountServiceClient(cfg.HTTPClient, base, options...),
+		people:  edgev1connect.NewPeopleServiceClient(cfg.HTTPClient, base, options...),
+		room:    edgev1connect.NewRoomServiceClient(cfg.HTTPClient, base, options...),
+		message: edgev1connect.NewMessageServiceClient(cfg.HTTPClient, base, options...),
 	}
 }
 
@@ -52,12 +52,13 @@ func (c *Client) carry(ctx context.Context, f *edgev1.ClientFrame) (*edgev1.Serv
 	if err != nil {
 		return nil, err
 	}
-	answer, err := c.stubs.dispatch(ctx, token, f)
+	dispatch := func(s stubs) (*edgev1.ServerFrame, error) { return s.dispatch(ctx, token, f) }
+	answer, err := call(c, dispatch)
 	if isUnauthenticated(err) {
 		if token, err = c.renew(ctx, token); err != nil {
 			return nil, err
 		}
-		answer, err = c.stubs.dispatch(ctx, token, f)
+		answer, err = call(c, dispatch)
 	}
 	if err != nil {
 		return nil, err

@@ -30,7 +30,7 @@ func sessionOf(s *edgev1.Session) Session {
 func (c *Client) SignUp(ctx context.Context, r *edgev1.SignUpRequest) (Session, error) {
 	ctx, cancel := c.withTimeout(ctx)
 	defer cancel()
-	s, err := unary(ctx, "", r, c.stubs.account.SignUp)
+	s, err := call(c, func(to stubs) (*edgev1.Session, error) { return unary(ctx, "", r, to.account.SignUp) })
 	if err != nil {
 		return Session{}, err
 	}
@@ -42,7 +42,7 @@ func (c *Client) SignIn(ctx context.Context, login, password, deviceName string)
 	ctx, cancel := c.withTimeout(ctx)
 	defer cancel()
 	r := &edgev1.SignInRequest{Login: login, Password: password, DeviceName: deviceName}
-	s, err := unary(ctx, "", r, c.stubs.account.SignIn)
+	s, err := call(c, func(to stubs) (*edgev1.Session, error) { return unary(ctx, "", r, to.account.SignIn) })
 	if err != nil {
 		return Session{}, err
 	}
@@ -160,7 +160,9 @@ func (c *Client) fly(ctx context.Context, f *flight, old Session) {
 	defer c.wg.Done()
 	ctx, cancel := context.WithTimeout(ctx, c.cfg.Timeout)
 	defer cancel()
-	s, err := unary(ctx, "", &edgev1.RefreshRequest{RefreshToken: old.RefreshToken}, c.stubs.account.Refresh)
+	s, err := call(c, func(to stubs) (*edgev1.Session, error) {
+		return unary(ctx, "", &edgev1.RefreshRequest{RefreshToken: old.RefreshToken}, to.account.Refresh)
+	})
 	if err == nil {
 		fresh := sessionOf(s)
 		f.token = fresh.AccessToken

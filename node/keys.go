@@ -31,7 +31,7 @@ func (n *Node) keys() (*auth.Ring, error) {
 		return nil, fmt.Errorf("make the folder of keys: %w", err)
 	}
 	var files auth.Files = auth.Folder(dir)
-	if n.cfg.FS != durable.Disk {
+	if !durable.OnDisk(n.cfg.FS) {
 		files = keyFiles{n.cfg.FS, dir}
 	}
 	ring, err := auth.LoadOrCreateIn(files, n.cfg.Random)

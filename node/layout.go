@@ -92,7 +92,7 @@ func (l Layout) claim(fs durable.FS, kind string, first func() (identity, error)
 		return id, nil, fmt.Errorf("make data folder: %w", err)
 	}
 	release = func() {}
-	if fs == durable.Disk {
+	if durable.OnDisk(fs) {
 		f, err := os.OpenFile(l.lock(), os.O_CREATE|os.O_RDWR, 0o600)
 		if err != nil {
 			return id, nil, fmt.Errorf("open lock: %w", err)

@@ -52,10 +52,11 @@ func (o *owner) replicate(ctx context.Context) error {
 		}
 	}
 	p := o.newProgress()
+	var goal horizon
 	for {
 		at := journal.Index(o.view.Mark().GetIndex())
 		left := o.set.cfg.LeaseGrace - time.Since(began)
-		if !o.started && left <= 0 && at >= o.log.Last().Index {
+		if !o.started && left <= 0 && goal.reached(at, o.log) {
 			// Another node owns the shard: from here on what it appends is news.
 			p.done(at)
 			o.turnFollower()
@@ -71,6 +72,26 @@ func (o *owner) replicate(ctx context.Context) error {
 		}
 		p.add(len(entries), o.log.Last().Index)
 	}
+}
+
+// horizon is where a log ended at a moment. Who has applied it as far as that a
+// moment later is near its end: under steady traffic no one is ever at it.
+type horizon struct {
+	index journal.Index
+	at    time.Time // zero: not looked yet
+}
+
+// near is how long ago the end must have been where a follower is now.
+const near = time.Second
+
+func (h *horizon) reached(at journal.Index, log journal.Log) bool {
+	if !h.at.IsZero() && at < h.index {
+		return false
+	}
+	if h.at.IsZero() || time.Since(h.at) > near {
+		h.index, h.at = log.Last().Index, time.Now()
+	}
+	return at >= h.index
 }
 
 // awaitEntries waits for entries after at; for none of them longer than what is

@@ -22,6 +22,7 @@ type seat struct {
 	mu    sync.Mutex
 	who   string
 	moved chan struct{}
+	slow  string // whose reads of the log take a moment
 }
 
 // give moves the ownership; the lease of the one before ends.
@@ -71,6 +72,15 @@ func (l *seatLog) Lease(ctx context.Context) (journal.Lease, error) {
 	}
 }
 
+// Read takes the second node a moment, so that it is never at the very end while
+// the first one writes.
+func (l *seatLog) Read(ctx context.Context, after journal.Index, maxBytes int) ([]journal.Entry, error) {
+	if l.who == l.seat.slow {
+		time.Sleep(10 * time.Millisecond)
+	}
+	return l.Log.Read(ctx, after, maxBytes)
+}
+
 func (l *seatLog) SetMark(journal.Mark) {} // the two would overwrite each other's
 
 // node is one more machine on a world's journal.
@@ -106,6 +116,35 @@ func (w *world) join(s *seat, who string, tune ...func(*node, *Config)) *node {
 		}
 	}
 	return n
+}
+
+// A replica that comes while people write without a pause begins to answer: it
+// need not meet a moment in which there is nothing to apply.
+func TestReplicaComesUnderSteadyTraffic(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, 1, memory.Config{})
+		s := &seat{disk: w.disk, who: "n1", moved: make(chan struct{}), slow: "n2"}
+		w.wrap = s.as("n1")
+		w.start()
+		w.ready()
+		ann := user("ann")
+		room := id.Direct(ann, ann)
+		w.must(signUp("ann"))
+		w.must(openDirect(ann, ann))
+		var n *node
+		for i := range uint64(600) {
+			w.must(send(ann, room, 10+i, fmt.Sprint("words ", i)))
+			if i == 200 {
+				n = w.join(s, "n2")
+			}
+			time.Sleep(5 * time.Millisecond)
+		}
+		if r := n.ask(history(ann, room, 590)); len(r.GetHistory().GetMessages()) != 10 {
+			t.Errorf("after 2 s of traffic the replica answers %v", r)
+		}
+		n.stop()
+		w.end()
+	})
 }
 
 // A replica that owns nothing applies what the owner appends, answers reads,

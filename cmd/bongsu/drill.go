@@ -12,8 +12,9 @@ import (
 )
 
 type drillCmd struct {
-	Crash crashCmd `cmd:"" help:"Kill the server with SIGKILL under load, again and again, and count what is missing."`
-	Power powerCmd `cmd:"" help:"Pull the plug: everything that was not fsynced is gone. In process, on a disk in memory."`
+	Crash   crashCmd        `cmd:"" help:"Kill the server with SIGKILL under load, again and again, and count what is missing."`
+	Power   powerCmd        `cmd:"" help:"Pull the plug: everything that was not fsynced is gone. In process, on a disk in memory."`
+	Cluster clusterDrillCmd `cmd:"" help:"Hurt a cluster of real processes in every way, and count what is missing on every replica."`
 }
 
 // drillFlags are those that every drill has.
@@ -37,9 +38,19 @@ func (f *drillFlags) out() io.Writer { return os.Stderr }
 
 // finish prints the result and turns it into the exit status.
 func (f *drillFlags) finish(r drill.Result, err error) error {
+	return f.show(&r, r.Name, r.Passed, err)
+}
+
+// drillReport is what a drill ends with.
+type drillReport interface {
+	Print(io.Writer) error
+	JSON(io.Writer) error
+}
+
+func (f *drillFlags) show(r drillReport, name string, passed bool, err error) error {
 	fmt.Fprintln(os.Stderr)
 	if err != nil {
-		return fmt.Errorf("drill %s (seed %d): %w", r.Name, f.Seed, err)
+		return fmt.Errorf("drill %s (seed %d): %w", name, f.Seed, err)
 	}
 	show := r.Print
 	if f.JSON {
@@ -48,10 +59,22 @@ func (f *drillFlags) finish(r drill.Result, err error) error {
 	if err := show(os.Stdout); err != nil {
 		return err
 	}
-	if !r.Passed {
+	if !passed {
 		return errRed
 	}
 	return nil
+}
+
+// self is the binary to hurt: the one named, or this very one.
+func self(bin string) (string, error) {
+	if bin != "" {
+		return bin, nil
+	}
+	bin, err := os.Executable()
+	if err != nil {
+		return "", fmt.Errorf("find this binary: %w", err)
+	}
+	return bin, nil
 }
 
 type crashCmd struct {
@@ -63,12 +86,9 @@ type crashCmd struct {
 }
 
 func (c *crashCmd) Run(ctx context.Context) error {
-	bin := c.Bin
-	if bin == "" {
-		var err error
-		if bin, err = os.Executable(); err != nil {
-			return fmt.Errorf("find this binary: %w", err)
-		}
+	bin, err := self(c.Bin)
+	if err != nil {
+		return err
 	}
 	r, err := drill.Crash(ctx, drill.CrashConfig{
 		Bin: bin, Kills: c.Kills, Seed: c.seed(), For: c.bound(), Out: c.out(), Pairs: c.Pairs, Groups: c.Groups,

@@ -6,8 +6,10 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"sync"
 	"time"
 
+	"github.com/bongsu-im/bongsu/internal/faults"
 	"github.com/bongsu-im/bongsu/internal/mtls"
 	"github.com/bongsu-im/bongsu/node"
 )
@@ -36,6 +38,7 @@ type serveCmd struct {
 	LogLevel     slog.Level    `help:"debug, info, warn or error." default:"info"`
 	ScrubEvery   time.Duration `help:"How often both stores are read back in full to find damage; negative: never." default:"24h"`
 	DrainTimeout time.Duration `help:"How long a stop waits for sessions to leave." default:"10s"`
+	FaultFile    string        `hidden:"" help:"Of drills only: what shall go wrong (internal/faults)." placeholder:"FILE" type:"path"`
 }
 
 func (c *serveCmd) Run(ctx context.Context) error {
@@ -48,11 +51,23 @@ func (c *serveCmd) Run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	n, err := node.New(node.Config{
+	config := node.Config{
 		Data: c.Data, Listen: c.Listen, CertFile: c.TLSCert, KeyFile: c.TLSKey,
 		Origins: c.Origin, Shards: c.Shards, Journal: c.Journal, Cluster: cluster, ViewCacheMiB: c.ViewCache, Echo: c.Echo, MetricsToken: c.MetricsToken, Debug: c.Debug,
 		Version: version, ScrubEvery: c.ScrubEvery, DrainTimeout: c.DrainTimeout, Logger: slog.New(handler),
-	})
+	}
+	if c.FaultFile != "" {
+		player := faults.New(c.FaultFile, config.Logger)
+		config.FS, config.Clock = player.Disk, player.Clock
+		playing, stop := context.WithCancel(context.WithoutCancel(ctx)) // draining may fail as well
+		var running sync.WaitGroup
+		running.Go(func() { player.Run(playing) })
+		defer func() {
+			stop()
+			running.Wait()
+		}()
+	}
+	n, err := node.New(config)
 	if err != nil {
 		return err
 	}

@@ -11,3 +11,7 @@ type FS = vfs.FS
 
 // Disk is the machine's file system.
 var Disk FS = vfs.Default
+
+// OnDisk tells whether fs is the machine's file system, or one that stands
+// before it: there files have owners, permissions and locks.
+func OnDisk(fs FS) bool { return vfs.Root(fs) == Disk }

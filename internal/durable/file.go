@@ -28,7 +28,7 @@ func ReadFile(fs FS, name string) ([]byte, error) {
 }
 
 // WriteFile replaces a small file whole: after a crash at any moment it has
-// either its old content or all of the new. perm is set where fs is the disk.
+// either its old content or all of the new. perm is set where fs is on the disk.
 //
 // The order is the point: content fsynced under another name, renamed over,
 // then the folder fsynced, or the name could be lost with the power.
@@ -38,7 +38,7 @@ func WriteFile(fs FS, name string, content []byte, perm os.FileMode) (err error)
 	if err != nil {
 		return err
 	}
-	if fs == Disk {
+	if OnDisk(fs) {
 		err = os.Chmod(temporary, perm)
 	}
 	if err == nil {

@@ -40,6 +40,8 @@ type Server struct {
 	// Verb is what the binary is told to do at --listen Addr; nil means to serve
 	// Data without the echo friend.
 	Verb []string
+	// Output, if set, gets all that the processes print.
+	Output io.Writer
 	// TLS, if set, makes the base URL https and is what probes trust.
 	TLS *tls.Config
 
@@ -91,7 +93,11 @@ func (s *Server) Start() error {
 	}
 	// Not CommandContext: it would kill where we want to ask first.
 	cmd := exec.Command(s.Bin, slices.Concat(verb, []string{"--listen", s.Addr}, s.Args)...)
-	cmd.Stdout, cmd.Stderr, cmd.Env = &s.log, &s.log, PlainEnvironment(os.Environ())
+	var out io.Writer = &s.log
+	if s.Output != nil {
+		out = io.MultiWriter(&s.log, s.Output)
+	}
+	cmd.Stdout, cmd.Stderr, cmd.Env = out, out, PlainEnvironment(os.Environ())
 	cmd.SysProcAttr = attributes()
 	if err := cmd.Start(); err != nil {
 		return fmt.Errorf("start %s: %w", s.Bin, err)

@@ -44,7 +44,15 @@ type Section struct {
 	Tiles       []Tile
 	Tables      []Table
 	Charts      []Chart
+	Drawings    []Drawing
 	Facts       []Fact
+}
+
+// Drawing is a picture that is not a Chart, as wide as the page.
+type Drawing struct {
+	Title, Note string
+	Legend      []string // what the colours stand for, from the first
+	SVG         template.HTML
 }
 
 // Badge is a short verdict.
@@ -92,6 +100,7 @@ var page = template.Must(template.New("page").Funcs(template.FuncMap{
 		}
 		return i%colors + 1
 	},
+	"next":    func(i int) int { return i%colors + 1 },
 	"several": func(lines []Line) bool { return len(lines) > 1 },
 }).Parse(pageHTML))
 
