@@ -52,6 +52,8 @@ type Config struct {
 	// ScrubEvery is how often both stores are read back in full to find damage
 	// (default 24 h, the first 10 minutes after the start; negative: never).
 	ScrubEvery time.Duration
+	// Backup says where the journal is archived while the node serves.
+	Backup BackupConfig
 	// DrainTimeout bounds a graceful stop (default 10 s).
 	DrainTimeout time.Duration
 
@@ -101,6 +103,9 @@ func (c *Config) fill() error {
 	}
 	if c.ViewCacheMiB < 64 || c.ViewCacheMiB > 1<<20 {
 		return fmt.Errorf("a view cache of %d MiB: want at least 64", c.ViewCacheMiB)
+	}
+	if err := c.Backup.fill(); err != nil {
+		return err
 	}
 	if c.DrainTimeout <= 0 {
 		c.DrainTimeout = 10 * time.Second

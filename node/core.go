@@ -111,10 +111,19 @@ func OpenCore(ctx context.Context, cfg Config, registry prometheus.Registerer) (
 	if c.Shards, err = shard.New(sc); err != nil {
 		return nil, fmt.Errorf("make shards: %w", err)
 	}
+	var archive *archiver
+	if cfg.Backup.To != "" {
+		if archive, err = newArchiver(c, registry); err != nil {
+			return nil, err
+		}
+	}
 	c.start(running, "view", c.View.Run)
 	c.start(running, "shards", c.Shards.Run)
 	c.start(running, "scrub", c.scrub)
 	c.start(running, "stores", c.watchStores)
+	if archive != nil {
+		c.start(running, "backup", archive.run)
+	}
 	if c.cluster != nil {
 		c.router.local = c.Shards
 		c.cluster.start(c, c.Journal.(*raft.Journal))

@@ -2,10 +2,8 @@ package node
 
 import (
 	"context"
-	"encoding/binary"
 	"errors"
 	"fmt"
-	"io"
 	"iter"
 	"os"
 	"path"
@@ -86,7 +84,7 @@ func Restore(ctx context.Context, cfg Config, from RestoreConfig) (*Restored, er
 		return nil, err
 	}
 	id := identity{Layout: layoutVersion, Cell: archive.Manifest.Cell, Shards: shards}
-	if id.Node, err = drawNode(cfg.Random); err != nil {
+	if id.Node, err = drawNodeID(cfg.Random); err != nil {
 		return nil, err
 	}
 	id.Check = id.sum()
@@ -98,15 +96,6 @@ func Restore(ctx context.Context, cfg Config, from RestoreConfig) (*Restored, er
 	}
 	r.Seconds = time.Since(began).Seconds()
 	return r, nil
-}
-
-// drawNode draws a node's ID.
-func drawNode(random io.Reader) (uint64, error) {
-	var b [8]byte
-	if _, err := io.ReadFull(random, b[:]); err != nil {
-		return 0, fmt.Errorf("draw a node ID: %w", err)
-	}
-	return binary.BigEndian.Uint64(b[:])>>1 | 1, nil
 }
 
 // prepare makes the folder, or empties one that a restore has not finished.
@@ -161,7 +150,11 @@ func (r *Restored) journal(ctx context.Context, cfg Config, from RestoreConfig, 
 			}
 		}
 	}
-	ends, err := raft.Restore(ctx, raftConfig(cfg, Layout{cfg.Data}, id, cfg.Logger), history)
+	rc, err := raftConfig(cfg, Layout{cfg.Data}, id, cfg.Logger)
+	if err != nil {
+		return err
+	}
+	ends, err := raft.Restore(ctx, rc, history)
 	if err != nil {
 		return err
 	}

@@ -172,7 +172,7 @@ func (w *restoreWorld) command(ctx context.Context, args ...string) (string, err
 
 // seedStore gives the store a past.
 func (w *restoreWorld) seedStore(ctx context.Context) (err error) {
-	core, err := node.OpenCore(node.Config{Data: w.server.Data, Logger: slog.New(slog.DiscardHandler)}, nil)
+	core, err := node.OpenCore(ctx, node.Config{Data: w.server.Data, Logger: slog.New(slog.DiscardHandler)}, nil)
 	if err != nil {
 		return err
 	}
