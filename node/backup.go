@@ -206,9 +206,15 @@ func (a *archiver) owned() (shards []journal.ShardID) {
 	return shards
 }
 
+// upTo is the index that a shard is archived up to, as far as this node knows: a
+// journal of a machine that is alone may forget what comes before.
+func (a *archiver) upTo(shard journal.ShardID) journal.Index {
+	return journal.Index(a.archived[shard].Load())
+}
+
 func (a *archiver) lag() float64 {
 	for s := range a.archived {
-		if a.core.Shards.Owns(s) && uint64(a.core.Journal.Log(journal.ShardID(s)).Last().Index) > a.archived[s].Load() {
+		if a.core.Shards.Owns(s) && a.core.Journal.Log(journal.ShardID(s)).Last().Index > a.upTo(journal.ShardID(s)) {
 			return max(float64(a.core.config.Clock.Now().UnixMilli()-a.complete.Load())/1000, 0)
 		}
 	}

@@ -13,7 +13,6 @@ import (
 
 	"github.com/bongsu-im/bongsu/backup"
 	"github.com/bongsu-im/bongsu/client"
-	edgev1 "github.com/bongsu-im/bongsu/gen/bongsu/edge/v1"
 	"github.com/bongsu-im/bongsu/node"
 )
 
@@ -245,7 +244,7 @@ func TestServerArchivesByItself(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	tell(t, mina, room.GetRoomId(), "before the fire")
+	say(t, mina, room.GetRoomId(), "before the fire")
 	for metric(t, old.URL(), "bongsu_backup_lag_seconds") != "0" || metric(t, old.URL(), "bongsu_backup_bytes_total") == "0" {
 		wait(t)
 	}
@@ -273,6 +272,94 @@ func TestServerArchivesByItself(t *testing.T) {
 	}
 }
 
+// awaitArchived waits until a node's archive lacks nothing.
+func awaitArchived(t *testing.T, n *running) {
+	t.Helper()
+	eventually(t, "archive everything", func() error {
+		if lag := metric(t, n.URL(), "bongsu_backup_lag_seconds"); lag != "0" {
+			return fmt.Errorf("the backup lags by %s s", lag)
+		}
+		return nil
+	})
+}
+
+// grow adds a node to the cluster that n1 has begun.
+func (c *nodes) grow(name string) {
+	c.t.Helper()
+	n := c.begin(name, "n1", 4)
+	c.add("n1", name)
+	select {
+	case <-n.Serving():
+	case <-time.After(60 * time.Second):
+		c.t.Fatalf("%s does not serve within a minute", name)
+	}
+}
+
+// Three nodes write one archive while ownership moves between them; all are lost;
+// what is restored has everything, and grows again.
+func TestAClusterIsRestoredFromItsArchive(t *testing.T) {
+	public, private := backupKeys(t)
+	to := filepath.Join(t.TempDir(), "archive")
+	c := newNodes(t, "n1", "n2", "n3")
+	c.backup = node.BackupConfig{To: to, Recipients: []string{public}, Every: 10 * time.Millisecond}
+	c.start("n1", "", 4)
+	ann, ben := join(t, c.run["n1"].URL(), "ann"), join(t, c.run["n1"].URL(), "ben")
+	room, err := ann.OpenDirect(t.Context(), ben.UserID())
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := []string{"one machine"}
+	say(t, ann, room.GetRoomId(), want[0])
+	for _, name := range []string{"n2", "n3"} {
+		c.grow(name)
+		want = append(want, "with "+name)
+		say(t, ann, room.GetRoomId(), want[len(want)-1])
+	}
+	awaitArchived(t, c.run["n1"])
+	if err := c.run["n1"].stop(); err != nil { // others own its shards now
+		t.Fatal(err)
+	}
+	annElsewhere := signIn(t, c.run["n2"].URL(), "ann")
+	want = append(want, "without n1")
+	eventually(t, "send by another node", func() error {
+		_, err := annElsewhere.Room(t.Context(), room.GetRoomId())
+		return err
+	})
+	say(t, annElsewhere, room.GetRoomId(), want[len(want)-1])
+	for _, name := range []string{"n2", "n3"} {
+		awaitArchived(t, c.run[name])
+	}
+	for _, name := range []string{"n3", "n2"} {
+		if err := c.run[name].stop(); err != nil {
+			t.Log(err) // the last ones have nobody to give their shards to
+		}
+	}
+	for _, name := range []string{"n1", "n2", "n3"} {
+		if err := os.RemoveAll(filepath.Join(c.dir, name)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	r, err := node.Restore(t.Context(), node.Config{Data: filepath.Join(c.dir, "n1"), Logger: slog.New(slog.DiscardHandler)}, node.RestoreConfig{From: to, Identities: private})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(r.Problems) > 0 {
+		t.Errorf("%v", r.Problems)
+	}
+	c.backup = node.BackupConfig{}
+	c.start("n1", "", 4)
+	c.grow("n2")
+	for _, name := range []string{"n1", "n2"} {
+		var texts []string
+		for _, m := range list(t, signIn(t, c.run[name].URL(), "ben"), room.GetRoomId()) {
+			texts = append(texts, m.GetText())
+		}
+		if got := strings.Join(texts, ", "); got != strings.Join(want, ", ") {
+			t.Errorf("%s shows %q, want %q", name, got, strings.Join(want, ", "))
+		}
+	}
+}
+
 // Failures of the archive are shown and repeated, and stop nobody.
 func TestArchiveOutOfReach(t *testing.T) {
 	public, _ := backupKeys(t)
@@ -287,7 +374,7 @@ func TestArchiveOutOfReach(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	tell(t, mina, room.GetRoomId(), "nobody archives this yet")
+	say(t, mina, room.GetRoomId(), "nobody archives this yet")
 	for metric(t, n.URL(), "bongsu_backup_failures_total") == "0" {
 		wait(t)
 	}
@@ -352,12 +439,4 @@ func metric(t *testing.T, url, name string) string {
 	}
 	t.Fatalf("no metric %s", name)
 	return ""
-}
-
-// tell sends one message.
-func tell(t *testing.T, c *client.Client, roomID, text string) {
-	t.Helper()
-	if _, err := c.Send(t.Context(), &edgev1.SendRequest{RoomId: roomID, ClientId: "0199aaaa-0000-7000-8000-000000000001", Text: text}); err != nil {
-		t.Fatal(err)
-	}
 }
