@@ -26,7 +26,7 @@ type Archive struct {
 	Notices  []string
 
 	manifests []*Manifest // the newest of each node
-	shards    map[journal.ShardID][]object
+	shards    map[journal.ShardID]*listing
 	names     []string // of all objects that were recognised
 }
 
@@ -73,14 +73,18 @@ func listAll(ctx context.Context, store Store) (found map[ClusterID]*Archive, st
 	found = map[ClusterID]*Archive{}
 	of := func(c ClusterID) *Archive {
 		if found[c] == nil {
-			found[c] = &Archive{Cluster: c, shards: map[journal.ShardID][]object{}}
+			found[c] = &Archive{Cluster: c, shards: map[journal.ShardID]*listing{}}
 		}
 		return found[c]
 	}
 	err = store.List(ctx, "", func(o Object) error {
 		if n, ok := parseSegmentName(o.Name); ok {
 			a := of(n.cluster)
-			a.shards[n.shard] = append(a.shards[n.shard], object{n, o.Bytes})
+			a.of(n.shard).segments = append(a.of(n.shard).segments, object{n, o.Bytes})
+			a.names = append(a.names, o.Name)
+		} else if n, ok := parsePartName(o.Name); ok && n.part < maxParts {
+			a := of(n.cluster)
+			a.of(n.shard).bases.add(n)
 			a.names = append(a.names, o.Name)
 		} else if n, ok := parseManifestName(o.Name); ok {
 			a := of(n.cluster)
@@ -91,6 +95,14 @@ func listAll(ctx context.Context, store Store) (found map[ClusterID]*Archive, st
 		return nil
 	})
 	return found, strange, err
+}
+
+// of is what there is of a shard.
+func (a *Archive) of(shard journal.ShardID) *listing {
+	if a.shards[shard] == nil {
+		a.shards[shard] = &listing{bases: bases{}}
+	}
+	return a.shards[shard]
 }
 
 // choose picks the cluster: never by guess, as the newest may be somebody's trial
@@ -218,8 +230,25 @@ type Until struct {
 	Time  time.Time     // no entry that was decided after this, if not zero
 }
 
-// Entries gives a shard's history from its beginning, each entry proven to follow
-// the one before. An error ends it; what was given before is as it was.
+// Base opens what a shard's history begins with; nil if it begins at the beginning.
+func (a *Archive) Base(ctx context.Context, shard journal.ShardID, until Until) (*Base, error) {
+	from, _, err := a.chain(shard, until)
+	if err != nil || from == nil {
+		return nil, err
+	}
+	return a.openBase(ctx, from)
+}
+
+func (a *Archive) chain(shard journal.ShardID, until Until) (*base, []object, error) {
+	if a.shards[shard] == nil {
+		return nil, nil, nil
+	}
+	return a.shards[shard].chainTo(until.Index)
+}
+
+// Entries gives a shard's history from its beginning, or from behind its base, each
+// entry proven to follow the one before. An error ends it; what was given before is
+// as it was.
 func (a *Archive) Entries(ctx context.Context, shard journal.ShardID, until Until) iter.Seq2[journal.Entry, error] {
 	return func(yield func(journal.Entry, error) bool) {
 		w := &walk{a: a, shard: shard, until: until, yield: yield}
@@ -246,11 +275,18 @@ type walk struct {
 }
 
 func (w *walk) run(ctx context.Context) error {
-	path, err := chainTo(w.a.shards[w.shard], w.until.Index)
+	from, path, err := w.a.chain(w.shard, w.until)
 	if err != nil {
 		return err
 	}
 	ends := w.a.endsOf(w.shard)
+	if from != nil {
+		b, err := w.a.openBase(ctx, from)
+		if err != nil {
+			return err
+		}
+		w.at, w.hash = b.At.Position, b.At.Hash
+	}
 	for i, o := range path {
 		s, err := w.a.openSegment(ctx, o.segmentName)
 		if err != nil {

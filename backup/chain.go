@@ -20,29 +20,47 @@ func later(a, b journal.Position) int {
 	return cmp.Or(cmp.Compare(a.Term, b.Term), cmp.Compare(a.Index, b.Index))
 }
 
-// chainTo finds the segments that lead from the beginning to the end of a shard's
-// history, or up to an index if limit is not 0, by their names. Each is used up
-// to where the next begins.
+// listing is what a store holds of one shard, by names.
+type listing struct {
+	segments []object
+	bases    bases
+}
+
+// newestBase is the latest base that is whole and not behind limit, if that is
+// not 0; nil if there is none.
+func (l *listing) newestBase(limit journal.Index) (newest *base) {
+	for _, b := range l.bases {
+		if b.whole() && (limit == 0 || b.at.Index <= limit) && (newest == nil || later(b.at, newest.at) > 0) {
+			newest = b
+		}
+	}
+	return newest
+}
+
+// chainTo finds the segments that lead from the beginning, or from a base, to the
+// end of a shard's history, or up to an index if limit is not 0, by their names.
+// Each is used up to where the next begins.
 //
 // Names may fork: a journal that lost its end and went on without it has another
 // history from there. As in the journal itself the later term wins. Names may
 // overlap: where two nodes archived at a time, and where small segments were
 // replaced by a large one and have not been removed yet.
-func chainTo(all []object, limit journal.Index) ([]object, error) {
-	var path []object
-	at, ok := lastOf(all, limit)
-	if !ok {
-		return nil, nil
+func (l *listing) chainTo(limit journal.Index) (from *base, path []object, err error) {
+	newest := l.newestBase(limit)
+	at, ok := lastOf(l.segments, limit)
+	if !ok || newest != nil && later(newest.at, at.to) >= 0 {
+		return newest, nil, nil // the base alone, or nothing
 	}
 	for {
 		path = append(path, at)
-		if at.after.Index == 0 {
+		from := l.bases[at.after]
+		if at.after.Index == 0 || from != nil && from.whole() {
 			slices.Reverse(path)
-			return path, nil
+			return from, path, nil
 		}
-		before, ok := before(all, at.after)
+		before, ok := before(l.segments, at.after)
 		if !ok {
-			return nil, &GapError{Shard: at.shard, Before: at.after.Index, Whole: wholeBelow(all, at.after.Index)}
+			return nil, nil, &GapError{Shard: at.shard, Before: at.after.Index, Whole: l.wholeBelow(at.after.Index)}
 		}
 		at = before
 	}
@@ -82,10 +100,10 @@ func before(all []object, at journal.Position) (best object, found bool) {
 }
 
 // wholeBelow is the greatest index below which some chain reaches, 0 if none.
-func wholeBelow(all []object, index journal.Index) (whole journal.Index) {
-	for _, o := range all {
+func (l *listing) wholeBelow(index journal.Index) (whole journal.Index) {
+	for _, o := range l.segments {
 		if o.to.Index < index && o.to.Index > whole {
-			if _, err := chainTo(all, o.to.Index); err == nil {
+			if _, _, err := l.chainTo(o.to.Index); err == nil {
 				whole = o.to.Index
 			}
 		}

@@ -140,6 +140,9 @@ func FuzzName(f *testing.F) {
 		if n, ok := parseSegmentName(s); ok && n.String() != s {
 			t.Errorf("%q reads as %s", s, n)
 		}
+		if n, ok := parsePartName(s); ok && n.String() != s {
+			t.Errorf("%q reads as %s", s, n)
+		}
 		if n, ok := parseManifestName(s); ok && n.String() != s {
 			t.Errorf("%q reads as %s", s, n)
 		}

@@ -94,6 +94,57 @@ func parseSegmentName(name string) (n segmentName, ok bool) {
 	return n, n.String() == name
 }
 
+// partName is what the name of a part of a base says: a snapshot of a shard's
+// view at a position, from which a chain may begin. The last part says so.
+//
+//	<cluster>/shard-0003/base-<index>.<term>-<hash>-<part>.part.age, …-<part>.last.age
+type partName struct {
+	cluster ClusterID
+	shard   journal.ShardID
+	at      journal.Position
+	hash    hashHint
+	part    int
+	last    bool
+}
+
+func (n partName) String() string {
+	suffix := ".part.age"
+	if n.last {
+		suffix = ".last.age"
+	}
+	return fmt.Sprintf("%sbase-%s-%x-%06d%s", shardPrefix(n.cluster, n.shard), placeText(n.at), n.hash, n.part, suffix)
+}
+
+func parsePartName(name string) (n partName, ok bool) {
+	parts := strings.Split(name, "/")
+	if len(parts) != 3 {
+		return n, false
+	}
+	var err error
+	if n.cluster, err = parseCluster(parts[0]); err != nil {
+		return n, false
+	}
+	shard, err := strconv.ParseUint(strings.TrimPrefix(parts[1], "shard-"), 10, 16)
+	if err != nil {
+		return n, false
+	}
+	n.shard = journal.ShardID(shard)
+	stem, last := strings.CutSuffix(parts[2], ".last.age")
+	n.last = last
+	words := strings.Split(strings.TrimSuffix(stem, ".part.age"), "-")
+	if len(words) != 4 || words[0] != "base" {
+		return n, false
+	}
+	at, ok := parsePlace(words[1])
+	hash, err := hex.DecodeString(words[2])
+	part, err2 := strconv.ParseUint(words[3], 10, 31)
+	if !ok || at.Index == 0 || err != nil || err2 != nil || len(hash) != len(n.hash) {
+		return n, false
+	}
+	n.at, n.hash, n.part = at, hashHint(hash), int(part)
+	return n, n.String() == name
+}
+
 // manifestName is what a manifest's name says. Numbers count a node's manifests
 // from 1; the newest two are kept, so that damage to one is survived and a
 // missing one is noticed.

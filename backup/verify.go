@@ -3,6 +3,7 @@ package backup
 import (
 	"context"
 	"fmt"
+	"io"
 	"slices"
 	"strings"
 	"time"
@@ -24,6 +25,7 @@ type Report struct {
 // ShardReport is one shard's part of it.
 type ShardReport struct {
 	Shard   journal.ShardID
+	Base    journal.Index // the chain begins with a base there; 0: at the beginning
 	Entries int
 	Bytes   int64
 	End     journal.Position
@@ -41,7 +43,10 @@ func (r *Report) Text() string {
 		fmt.Fprintf(&b, "newest manifest: %s, by node %x (version %s), %d shards, %d files\n", m.Time.Format(time.RFC3339), m.Node, m.Version, m.Shards, len(m.Files))
 	}
 	for _, s := range r.Shards {
-		if s.Entries == 0 {
+		if s.Base > 0 {
+			fmt.Fprintf(&b, "  shard %3d  begins with a snapshot of its view at index %d\n", s.Shard, s.Base)
+		}
+		if s.End.Index == 0 {
 			fmt.Fprintf(&b, "  shard %3d  empty\n", s.Shard)
 			continue
 		}
@@ -108,6 +113,16 @@ func (a *Archive) look(ctx context.Context, name string) error {
 		_, err := a.openSegment(ctx, n)
 		return err
 	}
+	if n, ok := parsePartName(name); ok {
+		plain, err := a.open(ctx, name)
+		if err != nil {
+			return err
+		}
+		if _, _, _, err := parsePart(n, plain); err != nil {
+			return &DamagedError{Object: name, Cause: err}
+		}
+		return nil
+	}
 	n, _ := parseManifestName(name)
 	_, err := a.readManifest(ctx, n)
 	return err
@@ -115,6 +130,14 @@ func (a *Archive) look(ctx context.Context, name string) error {
 
 func (a *Archive) verifyShard(ctx context.Context, shard journal.ShardID) (ShardReport, error) {
 	r := ShardReport{Shard: shard}
+	b, err := a.Base(ctx, shard, Until{})
+	if err == nil && b != nil {
+		r.End, r.Base = b.At.Position, b.At.Index
+		r.Bytes, err = io.Copy(io.Discard, b.View)
+	}
+	if err != nil {
+		return r, err
+	}
 	for e, err := range a.Entries(ctx, shard, Until{}) {
 		if err != nil {
 			return r, err

@@ -26,6 +26,9 @@ type Config struct {
 	Shards  int
 	Version string
 	Log     func(journal.ShardID) journal.Log
+	// Base makes a base of a shard as it is now, and what closes it; nil: a journal
+	// that was trimmed beyond the archive cannot be continued.
+	Base func(ctx context.Context, shard journal.ShardID) (*Base, func() error, error)
 	// Files gives the small files that are not in the journal, by their names in
 	// the data folder; nil: none.
 	Files func() (map[string][]byte, error)
@@ -289,6 +292,9 @@ func (w *Writer) step(ctx context.Context, shard journal.ShardID, goal journal.I
 	}
 	began := w.cfg.Clock.Now()
 	s, err := w.collect(ctx, shard, h, goal)
+	if errors.Is(err, journal.ErrTrimmed) && w.cfg.Base != nil {
+		return true, w.rebase(ctx, shard, h, stats)
+	}
 	if err != nil {
 		return false, err
 	}
@@ -307,6 +313,27 @@ func (w *Writer) step(ctx context.Context, shard journal.ShardID, goal journal.I
 		return false, err
 	}
 	return h.at.Index < goal, w.pace(ctx, began, len(plain))
+}
+
+// rebase has a shard's chain begin anew, with its view as it is now: the journal no
+// longer has what would continue the old one.
+func (w *Writer) rebase(ctx context.Context, shard journal.ShardID, h *head, stats *Stats) error {
+	b, done, err := w.cfg.Base(ctx, shard)
+	if err != nil {
+		return fmt.Errorf("make a base of shard %d: %w", shard, err)
+	}
+	w.cfg.Logger.Warn("the journal no longer has what continues its archive; the chain begins anew with the view", "shard", shard, "archived", h.at.Index, "base", b.At.Index)
+	if b.At.Index <= h.at.Index {
+		err = fmt.Errorf("the view of shard %d stands at index %d, not behind the archive's end at %d", shard, b.At.Index, h.at.Index)
+	} else {
+		err = w.putBase(ctx, shard, b, stats)
+	}
+	if err := errors.Join(err, done()); err != nil {
+		return err
+	}
+	h.at, h.hash, h.known = b.At.Position, b.At.Hash, true
+	w.changed = true
+	return nil
 }
 
 // collect reads the entries of the next segment: behind the chain's end, or from
@@ -415,9 +442,12 @@ func (w *Writer) tidy(ctx context.Context, shard journal.ShardID, h *head, by se
 // same entry there.
 func (w *Writer) resume(ctx context.Context, shard journal.ShardID) (*head, error) {
 	h := &head{known: true}
+	found := listing{bases: bases{}}
 	err := w.cfg.Store.List(ctx, shardPrefix(w.cfg.Cluster, shard), func(o Object) error {
 		if n, ok := parseSegmentName(o.Name); ok {
 			h.objects = append(h.objects, object{n, o.Bytes})
+		} else if n, ok := parsePartName(o.Name); ok && n.part < maxParts {
+			found.bases.add(n)
 		}
 		return nil
 	})
@@ -433,6 +463,9 @@ func (w *Writer) resume(ctx context.Context, shard journal.ShardID) (*head, erro
 		case o.to.Index > h.at.Index:
 			h.at, h.hint = o.to, o.hash
 		}
+	}
+	if b := found.newestBase(0); b != nil && b.at.Index > h.at.Index && log.Contains(b.at) {
+		h.at, h.hint = b.at, b.hash
 	}
 	if strange > 0 {
 		w.cfg.Logger.Warn("the archive holds a history that this journal does not have; it stays there, and the archive goes on from where they part",

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"iter"
 	"os"
 	"path"
 	"sync/atomic"
@@ -131,12 +130,19 @@ func prepare(cfg Config) error {
 // journal restores all shards' histories.
 func (r *Restored) journal(ctx context.Context, cfg Config, from RestoreConfig, archive *backup.Archive, id identity) error {
 	var entries, bytes atomic.Uint64
-	history := func(shard journal.ShardID) iter.Seq2[journal.Entry, error] {
+	history := func(shard journal.ShardID) (h raft.History, err error) {
 		until := backup.Until{Index: journal.Index(from.UntilIndex[int(shard)])}
 		if until.Index == 0 {
 			until.Time = from.UntilTime
 		}
-		return func(yield func(journal.Entry, error) bool) {
+		b, err := archive.Base(ctx, shard, until)
+		if err != nil {
+			return h, err
+		}
+		if b != nil {
+			return h, fmt.Errorf("the archive of shard %d begins with a snapshot of its view at index %d, which this release cannot take in", shard, b.At.Index)
+		}
+		h.Entries = func(yield func(journal.Entry, error) bool) {
 			for e, err := range archive.Entries(ctx, shard, until) {
 				if err == nil {
 					n, b := entries.Add(1), bytes.Add(uint64(len(e.Data)))
@@ -149,6 +155,7 @@ func (r *Restored) journal(ctx context.Context, cfg Config, from RestoreConfig, 
 				}
 			}
 		}
+		return h, nil
 	}
 	rc, err := raftConfig(cfg, Layout{cfg.Data}, id, cfg.Logger)
 	if err != nil {

@@ -13,6 +13,7 @@ import (
 
 	"go.etcd.io/raft/v3/raftpb"
 	"golang.org/x/sync/errgroup"
+	"google.golang.org/protobuf/proto"
 
 	"github.com/bongsu-im/bongsu/journal"
 )
@@ -20,15 +21,37 @@ import (
 // restoreBytes of entries are made durable at a time.
 const restoreBytes = 4 << 20
 
+// History is what a shard is restored from.
+type History struct {
+	// Base, if not nil, is what BaseOf has said of the log that the history is of:
+	// it begins behind that. At is where the view stands that goes with it.
+	Base []byte
+	At   journal.Mark
+	// Entries in order; an error ends them.
+	Entries iter.Seq2[journal.Entry, error]
+}
+
+// BaseOf says what another journal needs to begin where a view stands.
+func (j *Journal) BaseOf(shard journal.ShardID, at journal.Mark) ([]byte, error) {
+	if int(shard) >= len(j.groups) {
+		return nil, fmt.Errorf("there are %d shards", len(j.groups))
+	}
+	s, err := j.groups[shard].log.baseOf(at)
+	if err != nil {
+		return nil, err
+	}
+	return proto.Marshal(s.message(shard))
+}
+
 // Restore makes the journal of a new node, alone in a new cluster, out of the
-// histories of another: entries from the first on, at their old positions, so
-// that whoever knows one finds it. What is written from then on has terms that
+// histories of another: entries at their old positions, so that whoever knows one
+// finds it. What is written from then on has terms that
 // the lost cluster cannot have used, nor another journal that is restored from
 // the same history: positions of what is not in the history stay lost.
 //
 // The folder must be missing or empty. Restore returns where each shard ends; until
 // then the folder holds nothing of use, and it is not the journal's to remove it.
-func Restore(ctx context.Context, cfg Config, history func(journal.ShardID) iter.Seq2[journal.Entry, error]) ([]journal.Position, error) {
+func Restore(ctx context.Context, cfg Config, history func(journal.ShardID) (History, error)) ([]journal.Position, error) {
 	cfg, err := cfg.withDefaults()
 	if err != nil {
 		return nil, err
@@ -51,7 +74,7 @@ func Restore(ctx context.Context, cfg Config, history func(journal.ShardID) iter
 	return ends, nil
 }
 
-func refillAll(ctx context.Context, cfg Config, history func(journal.ShardID) iter.Seq2[journal.Entry, error]) (ends []journal.Position, err error) {
+func refillAll(ctx context.Context, cfg Config, history func(journal.ShardID) (History, error)) (ends []journal.Position, err error) {
 	j, err := load(cfg)
 	if err != nil {
 		return nil, err
@@ -66,8 +89,11 @@ func refillAll(ctx context.Context, cfg Config, history func(journal.ShardID) it
 	work, ctx := errgroup.WithContext(ctx)
 	work.SetLimit(min(runtime.GOMAXPROCS(0), 4))
 	for i, g := range j.groups {
-		work.Go(func() (err error) {
-			ends[i], err = g.log.refill(ctx, history(g.shard), jump)
+		work.Go(func() error {
+			h, err := history(g.shard)
+			if err == nil {
+				ends[i], err = g.log.refill(ctx, h, jump)
+			}
 			if err != nil {
 				return fmt.Errorf("shard %d: %w", g.shard, err)
 			}
@@ -80,9 +106,13 @@ func refillAll(ctx context.Context, cfg Config, history func(journal.ShardID) it
 // refill writes a history into a log that was just made. Indexes that the history
 // leaves out were internal entries (a term's beginning, a membership): empty
 // entries take their places.
-func (l *shardLog) refill(ctx context.Context, history iter.Seq2[journal.Entry, error], jump uint64) (journal.Position, error) {
-	at := l.meta.trimmed // what the log begins behind
-	final := journal.Position{}
+func (l *shardLog) refill(ctx context.Context, h History, jump uint64) (journal.Position, error) {
+	if h.Base != nil {
+		if err := l.rebase(h); err != nil {
+			return journal.Position{}, err
+		}
+	}
+	at, final := l.meta.trimmed, l.final // what the log begins behind
 	var waiting []*raftpb.Entry
 	size := 0
 	flush := func(term journal.Term) error {
@@ -103,7 +133,7 @@ func (l *shardLog) refill(ctx context.Context, history iter.Seq2[journal.Entry, 
 		}
 		return flush(p.Term)
 	}
-	for e, err := range history {
+	for e, err := range h.Entries {
 		if err != nil {
 			return final, err
 		}
@@ -121,6 +151,25 @@ func (l *shardLog) refill(ctx context.Context, history iter.Seq2[journal.Entry, 
 		final = e.Position
 	}
 	return final, flush(at.Term + journal.Term(jump))
+}
+
+// rebase makes a log that was just made begin behind a base, with this node as the
+// only member.
+func (l *shardLog) rebase(h History) error {
+	snap := &raftpb.Snapshot{}
+	if err := proto.Unmarshal(h.Base, snap); err != nil {
+		return fmt.Errorf("read base: %w", err)
+	}
+	s, err := decodeBase(l.shard, snap)
+	if err != nil {
+		return fmt.Errorf("read base: %w", err)
+	}
+	if s.final != h.At {
+		return fmt.Errorf("the base stands at %+v, the view that goes with it at %+v", s.final.Position, h.At.Position)
+	}
+	s.conf = &raftpb.ConfState{Voters: []NodeID{l.node}}
+	term, commit := uint64(s.at.Term), uint64(s.at.Index)
+	return l.install(s, &raftpb.HardState{Term: &term, Vote: new(uint64), Commit: &commit})
 }
 
 // proveRestored opens the journal as a start would, compares where it ends, and

@@ -12,13 +12,15 @@ import (
 )
 
 // told gives a history as an archive does.
-func told(histories [][]journal.Entry) func(journal.ShardID) iter.Seq2[journal.Entry, error] {
-	return func(s journal.ShardID) iter.Seq2[journal.Entry, error] {
-		return func(yield func(journal.Entry, error) bool) {
-			for _, e := range histories[s] {
-				if !yield(e, nil) {
-					return
-				}
+func told(histories [][]journal.Entry) func(journal.ShardID) (History, error) {
+	return func(s journal.ShardID) (History, error) { return History{Entries: each(histories[s])}, nil }
+}
+
+func each(entries []journal.Entry) iter.Seq2[journal.Entry, error] {
+	return func(yield func(journal.Entry, error) bool) {
+		for _, e := range entries {
+			if !yield(e, nil) {
+				return
 			}
 		}
 	}
@@ -144,6 +146,103 @@ func TestRestore(t *testing.T) {
 	}
 }
 
+// A history that begins behind a base: positions before it are known by their
+// terms, and it goes on behind.
+func TestRestoreBehindABase(t *testing.T) {
+	cfg := Config{Dir: "j", FS: durable.NewCrashable(), Shards: 1, NodeID: 41}
+	var all []journal.Entry
+	var bases []History
+	for life := range 4 {
+		j, err := Open(cfg)
+		if err != nil {
+			t.Fatal(err)
+		}
+		lease, err := j.Log(0).Lease(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		for n := range 20 {
+			data := fmt.Appendf(nil, "life %d entry %d", life, n)
+			at, err := j.Log(0).Append(t.Context(), lease, data)
+			if err != nil {
+				t.Fatal(err)
+			}
+			all = append(all, journal.Entry{Position: at, Data: data})
+		}
+		at := journal.Mark{Position: all[len(all)-1].Position, Hash: [32]byte{byte(life + 1)}}
+		b, err := j.BaseOf(0, at)
+		if err != nil {
+			t.Fatal(err)
+		}
+		bases = append(bases, History{Base: b, At: at})
+		if _, err := j.BaseOf(0, journal.Mark{Position: journal.Position{Term: at.Term, Index: at.Index + 9}}); err == nil {
+			t.Error("a base beyond the end")
+		}
+		if _, err := j.BaseOf(1, at); err == nil {
+			t.Error("a base of a shard that is not there")
+		}
+		if err := j.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for life, h := range bases {
+		first := 20 * (life + 1)
+		h.Entries = each(all[first:])
+		cfg := Config{Dir: "new", FS: durable.NewCrashable(), Shards: 1, NodeID: 97}
+		ends, err := Restore(t.Context(), cfg, func(journal.ShardID) (History, error) { return h, nil })
+		if err != nil {
+			t.Fatal(err)
+		}
+		j, err := Open(cfg)
+		if err != nil {
+			t.Fatal(err)
+		}
+		l := j.Log(0)
+		if want := all[len(all)-1].Position; l.Last() != want || ends[0] != want {
+			t.Fatalf("base %d: ends at %v, %v, want %v", life, l.Last(), ends[0], want)
+		}
+		if _, err := l.Read(t.Context(), h.At.Index-1, 1); !errors.Is(err, journal.ErrTrimmed) {
+			t.Errorf("base %d: read before it: %v", life, err)
+		}
+		for at, want := h.At.Index, all[first:]; len(want) > 0; {
+			es, err := l.Read(t.Context(), at, 100)
+			if err != nil || !sameEntries(es, want[:len(es)]) {
+				t.Fatalf("base %d: %v, %v", life, es, err)
+			}
+			at, want = es[len(es)-1].Index, want[len(es):]
+		}
+		for _, e := range all {
+			if !l.Contains(e.Position) || l.Contains(journal.Position{Term: e.Term + 1, Index: e.Index}) {
+				t.Errorf("base %d: position %v", life, e.Position)
+			}
+		}
+		lease, err := l.Lease(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := l.Append(t.Context(), lease, []byte("new")); err != nil {
+			t.Fatal(err)
+		}
+		if err := j.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	// A base is never taken for one that stands elsewhere, nor half of one for one.
+	for what, spoil := range map[string]func(*History){
+		"another view": func(h *History) { h.At.Hash[0]++ },
+		"half of it":   func(h *History) { h.Base = h.Base[:len(h.Base)/2] },
+		"nothing":      func(h *History) { h.Base = []byte{} },
+	} {
+		h := bases[1]
+		h.Entries = each(nil)
+		spoil(&h)
+		cfg := Config{Dir: "new", FS: durable.NewCrashable(), Shards: 1, NodeID: 97}
+		if _, err := Restore(t.Context(), cfg, func(journal.ShardID) (History, error) { return h, nil }); err == nil {
+			t.Errorf("%s was restored", what)
+		}
+	}
+}
+
 // From the first moment on the marks guard what was restored.
 func TestRestoredTailIsGuarded(t *testing.T) {
 	histories := lived(t, 2)
@@ -183,8 +282,8 @@ func TestRestoreRefuses(t *testing.T) {
 	}
 	torn := errors.New("torn")
 	cfg := Config{Dir: "new", FS: durable.NewCrashable(), Shards: 1}
-	_, err := Restore(t.Context(), cfg, func(journal.ShardID) iter.Seq2[journal.Entry, error] {
-		return func(yield func(journal.Entry, error) bool) { _ = yield(at(2, 2), nil) && yield(journal.Entry{}, torn) }
+	_, err := Restore(t.Context(), cfg, func(journal.ShardID) (History, error) {
+		return History{Entries: func(yield func(journal.Entry, error) bool) { _ = yield(at(2, 2), nil) && yield(journal.Entry{}, torn) }}, nil
 	})
 	if !errors.Is(err, torn) {
 		t.Errorf("an archive that breaks off: %v", err)
