@@ -51,10 +51,12 @@ test-e2e: build ## end-to-end tests in headless Chromium
 test-drill: build ## a slice of the drills, as CI runs it
 	bin/bongsu drill crash --kills 12 --seconds 90
 	bin/bongsu drill power --cuts 100 --seconds 180
+	bin/bongsu drill restore --messages 20000 --load 4s --seconds 120
 
-drill: build ## the drills in full: 100 kills, 1,000 power cuts
+drill: build ## the drills in full: 100 kills, 1,000 power cuts, a lost disk
 	bin/bongsu drill crash --kills 100
 	bin/bongsu drill power --cuts 1000
+	bin/bongsu drill restore --messages 1000000
 
 bench: build ## the whole table of workloads, three runs each, with their ceilings (an hour); report in bench.html
 	bin/bongsu bench suite --runs 3 --out bench.json --html bench.html

@@ -30,6 +30,8 @@ type nodes struct {
 	dir   string
 	peers map[string]string // peer addresses by name
 	run   map[string]*running
+	// backup of nodes that are started from now on.
+	backup node.BackupConfig
 }
 
 func newNodes(t *testing.T, names ...string) *nodes {
@@ -66,7 +68,7 @@ func (c *nodes) begin(name, door string, shards int) *running {
 	c.t.Helper()
 	cfg := node.Config{
 		Data: filepath.Join(c.dir, name), Listen: "127.0.0.1:0", Shards: shards, DrainTimeout: 2 * time.Second,
-		Logger: testLogger(c.t, name),
+		Logger: testLogger(c.t, name), Backup: c.backup,
 		Cluster: &node.ClusterConfig{
 			Certs: filepath.Join(c.dir, "certs", name), Zone: name, Listen: c.peers[name],
 		},

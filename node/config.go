@@ -55,6 +55,8 @@ type Config struct {
 	// KeepJournal is how long entries stay in the journal of a cluster when no
 	// store needs them any more (default: trimRules').
 	KeepJournal time.Duration
+	// Backup says where the journal is archived while the node serves.
+	Backup BackupConfig
 	// DrainTimeout bounds a graceful stop (default 10 s).
 	DrainTimeout time.Duration
 
@@ -104,6 +106,9 @@ func (c *Config) fill() error {
 	}
 	if c.ViewCacheMiB < 64 || c.ViewCacheMiB > 1<<20 {
 		return fmt.Errorf("a view cache of %d MiB: want at least 64", c.ViewCacheMiB)
+	}
+	if err := c.Backup.fill(); err != nil {
+		return err
 	}
 	if c.DrainTimeout <= 0 {
 		c.DrainTimeout = 10 * time.Second

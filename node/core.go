@@ -121,10 +121,19 @@ func OpenCore(ctx context.Context, cfg Config, registry prometheus.Registerer) (
 	}
 	c.Plane = plane
 	c.snapshots.set(c.Shards)
+	var archive *archiver
+	if cfg.Backup.To != "" {
+		if archive, err = newArchiver(c, registry); err != nil {
+			return nil, err
+		}
+	}
 	c.start(running, "view", c.View.Run)
 	c.start(running, "shards", c.Shards.Run)
 	c.start(running, "scrub", c.scrub)
 	c.start(running, "stores", c.watchStores)
+	if archive != nil {
+		c.start(running, "backup", archive.run)
+	}
 	if c.cluster != nil {
 		c.cluster.start(c, c.Journal.(*raft.Journal))
 	}

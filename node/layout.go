@@ -68,7 +68,9 @@ func (l Layout) PostgresMarks() string { return filepath.Join(l.Dir, "journal-po
 func (l Layout) View() string { return filepath.Join(l.Dir, "view") }
 
 // Keys is the folder of the keys that sign tokens.
-func (l Layout) Keys() string { return filepath.Join(l.Dir, "keys") }
+func (l Layout) Keys() string { return filepath.Join(l.Dir, keysFolder) }
+
+const keysFolder = "keys"
 
 // Roster is the file of who else is in the cluster; it is learned again from
 // any node.
@@ -104,9 +106,11 @@ func (l Layout) claim(fs durable.FS, kind string, first func() (identity, error)
 	}
 	id, err = l.read(fs)
 	if errors.Is(err, os.ErrNotExist) {
-		if _, statErr := fs.Stat(l.Journal()); statErr == nil {
-			release()
-			return id, nil, &identityError{l.identity(), errors.New("it is missing and there is a journal: restore it rather than begin anew")}
+		for _, sign := range []string{l.Journal(), fs.PathJoin(l.Dir, unfinished)} {
+			if _, statErr := fs.Stat(sign); statErr == nil {
+				release()
+				return id, nil, &identityError{l.identity(), errors.New("it is missing and there is a journal: restore it rather than begin anew")}
+			}
 		}
 		if id, err = first(); err == nil {
 			id.Check = id.sum()

@@ -41,6 +41,7 @@ type Node struct {
 	insideURL string
 	serving   chan struct{}
 	first     sync.Once // closes it
+	warned    sync.Once // of what a single machine does not have
 	// door answers requests; until the stores are open it says so.
 	door atomic.Pointer[http.Handler]
 }
@@ -166,6 +167,9 @@ func (n *Node) serve(ctx context.Context, server *http.Server, failed <-chan err
 		n.door.Store(&opening)
 		err = errors.Join(err, core.Close())
 	}()
+	if n.cfg.Backup.To == "" && core.alone() {
+		n.warned.Do(n.warnAlone)
+	}
 	if err := n.awaitServable(ctx, core); err != nil {
 		return ignoreEnd(ctx, err)
 	}
@@ -214,6 +218,12 @@ func (n *Node) serve(ctx context.Context, server *http.Server, failed <-chan err
 		err = errors.Join(err, shutdownErr)
 	}
 	return err
+}
+
+// warnAlone tells a single machine what it does not have.
+func (n *Node) warnAlone() {
+	n.cfg.Logger.Warn("this machine is alone and has no backup: if its disk is lost, so is every message",
+		"do", "bongsu backup keygen FILE, then serve with --backup PLACE --backup-recipient age1…, on another disk at least (docs/backup.md); or add machines (bongsu cluster add)")
 }
 
 // awaitServable waits for the shards. Damaged ones never become ready: the

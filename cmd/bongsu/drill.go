@@ -15,6 +15,7 @@ type drillCmd struct {
 	Crash   crashCmd        `cmd:"" help:"Kill the server with SIGKILL under load, again and again, and count what is missing."`
 	Power   powerCmd        `cmd:"" help:"Pull the plug: everything that was not fsynced is gone. In process, on a disk in memory."`
 	Cluster clusterDrillCmd `cmd:"" help:"Hurt a cluster of real processes in every way, and count what is missing on every replica."`
+	Restore drillRestoreCmd `cmd:"" help:"Lose the disk under load, restore the backup onto an empty folder, timed, and count what is missing."`
 }
 
 // drillFlags are those that every drill has.
@@ -103,5 +104,30 @@ type powerCmd struct {
 
 func (c *powerCmd) Run(ctx context.Context) error {
 	r, err := drill.Power(ctx, drill.PowerConfig{Cuts: c.Cuts, Seed: c.seed(), For: c.bound(), Out: c.out()})
+	return c.finish(r, err)
+}
+
+type drillRestoreCmd struct {
+	drillFlags
+	Messages int           `help:"Messages that the store has before people begin to send." default:"100000"`
+	Load     time.Duration `help:"How long people send before the disk is lost." default:"6s"`
+	Every    time.Duration `help:"Time between two passes of the backup." default:"1s"`
+	Bin      string        `help:"Server to lose; without it this very binary." type:"existingfile"`
+}
+
+func (c *drillRestoreCmd) Run(ctx context.Context) error {
+	bin := c.Bin
+	if bin == "" {
+		var err error
+		if bin, err = os.Executable(); err != nil {
+			return fmt.Errorf("find this binary: %w", err)
+		}
+	}
+	if bound := c.bound(); bound > 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, bound)
+		defer cancel()
+	}
+	r, err := drill.Restore(ctx, drill.RestoreConfig{Bin: bin, Messages: c.Messages, Seed: c.seed(), Load: c.Load, Every: c.Every, Out: c.out()})
 	return c.finish(r, err)
 }

@@ -28,6 +28,8 @@ type cli struct {
 	Bench   benchCmd   `cmd:"" help:"Measure a server from outside."`
 	Drill   drillCmd   `cmd:"" help:"Prove a promise by breaking things."`
 	Admin   adminCmd   `cmd:"" help:"Operator's tools for a data folder at rest."`
+	Backup  backupCmd  `cmd:"" help:"Keep a copy of the journal away from the machine, and verify it."`
+	Restore restoreCmd `cmd:"" help:"Make a data folder from a backup."`
 	Version versionCmd `cmd:"" help:"Print the version."`
 }
 

@@ -45,9 +45,21 @@ func TestScripts(t *testing.T) {
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"get": get, "flipbyte": flipByte, "certificate": certificate, "busy": busy, "lastjson": lastJSON,
-			"status": status,
+			"status": status, "recipient": recipient,
 		},
 	})
+}
+
+// recipient VARIABLE FILE: sets the variable to the first word of the file.
+func recipient(ts *testscript.TestScript, neg bool, args []string) {
+	if len(args) != 2 || neg {
+		ts.Fatalf("usage: recipient VARIABLE FILE")
+	}
+	words := strings.Fields(ts.ReadFile(args[1]))
+	if len(words) == 0 {
+		ts.Fatalf("%s is empty", args[1])
+	}
+	ts.Setenv(args[0], words[0])
 }
 
 // status CODE PROGRAM ARGS...: runs it and wants exactly this exit status.

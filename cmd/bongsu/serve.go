@@ -36,6 +36,9 @@ type serveCmd struct {
 	Debug        string        `help:"Second address for Go's profiles (/debug/pprof); keep it on loopback." placeholder:"HOST:PORT"`
 	LogFormat    string        `help:"text or json." enum:"text,json" default:"text"`
 	LogLevel     slog.Level    `help:"debug, info, warn or error." default:"info"`
+	Backup       string        `help:"Archive the journal there while serving: a folder on another disk, or s3://bucket/prefix?endpoint=https://host&region=name with credentials from the environment." placeholder:"PLACE"`
+	Recipients   []string      `name:"backup-recipient" help:"Public key that can open the backup (age1…, from bongsu backup keygen); may be repeated." placeholder:"AGE1"`
+	BackupEvery  time.Duration `help:"How often what is new is archived." default:"1m"`
 	ScrubEvery   time.Duration `help:"How often both stores are read back in full to find damage; negative: never." default:"24h"`
 	DrainTimeout time.Duration `help:"How long a stop waits for sessions to leave." default:"10s"`
 	FaultFile    string        `hidden:"" help:"Of drills only: what shall go wrong (internal/faults)." placeholder:"FILE" type:"path"`
@@ -54,6 +57,7 @@ func (c *serveCmd) Run(ctx context.Context) error {
 	config := node.Config{
 		Data: c.Data, Listen: c.Listen, CertFile: c.TLSCert, KeyFile: c.TLSKey,
 		Origins: c.Origin, Shards: c.Shards, Journal: c.Journal, Cluster: cluster, ViewCacheMiB: c.ViewCache, Echo: c.Echo, MetricsToken: c.MetricsToken, Debug: c.Debug,
+		Backup:  node.BackupConfig{To: c.Backup, Recipients: c.Recipients, Every: c.BackupEvery},
 		Version: version, ScrubEvery: c.ScrubEvery, DrainTimeout: c.DrainTimeout, Logger: slog.New(handler),
 	}
 	if c.FaultFile != "" {

@@ -25,6 +25,7 @@ var may = []struct {
 	{"web", nil},
 	{"journal", []string{"gen/..."}},
 	{"journal/...", []string{"journal", "journal/raft/...", "gen/...", "internal/..."}},
+	{"backup", []string{"gen/...", "journal", "internal/..."}},
 	{"chat", []string{"gen/...", "internal/id"}},
 	{"view", []string{"gen/...", "chat", "internal/..."}},
 	{"shard", []string{"gen/...", "journal", "chat", "view", "overload", "internal/..."}},
@@ -36,13 +37,13 @@ var may = []struct {
 	{"node/peer", []string{"gen/...", "internal/mutant"}},
 	{"node/placement", nil},
 	{"node/roster", []string{"gen/...", "internal/..."}},
-	{"node", []string{"node/...", "gateway/...", "gateway", "shard", "view", "journal", "journal/...", "services/...", "web", "overload", "gen/...", "chat", "internal/..."}},
+	{"node", []string{"node/...", "backup", "gateway/...", "gateway", "shard", "view", "journal", "journal/...", "services/...", "web", "overload", "gen/...", "chat", "internal/..."}},
 	{"proof/oracle", []string{"gen/..."}},
 	// The simulation builds nodes of the parts that node.OpenPlane takes, on
 	// disks and a network in memory, and compares what their views hold.
 	{"proof/sim", []string{"gen/...", "node", "node/peer", "journal", "journal/raft", "proof/oracle", "internal/..."}},
 	{"proof/...", []string{"gen/...", "client", "client/...", "node", "proof/...", "internal/..."}},
-	{"cmd/bongsu", []string{"node", "proof/...", "client", "gen/...", "internal/..."}},
+	{"cmd/bongsu", []string{"node", "backup", "proof/...", "client", "gen/...", "internal/..."}},
 }
 
 // mayInTests widens the rows for _test.go files only.
@@ -52,6 +53,7 @@ var mayInTests = map[string][]string{
 	"journal/raft":        {"journal/..."},
 	"journal/postgres":    {"journal/..."},
 	"shard":               {"journal/..."},
+	"backup":              {"journal/..."},
 	"client":              {"client/..."},
 	"services/echo":       {"client/..."},
 	"node":                {"client", "proof/..."},
@@ -63,6 +65,8 @@ var only = map[string][]string{
 	"github.com/cockroachdb/pebble/v2": {"journal/raft", "view", "internal/durable"},
 	"go.etcd.io/raft/v3":               {"journal/raft"},
 	"github.com/jackc/pgx/v5":          {"journal/postgres"},
+	"filippo.io/age":                   {"backup"},
+	"github.com/minio/minio-go/v7":     {"backup"},
 }
 
 type pkg struct {
