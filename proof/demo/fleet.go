@@ -7,9 +7,11 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"time"
 
+	nodev1 "github.com/bongsu-im/bongsu/gen/bongsu/node/v1"
 	"github.com/bongsu-im/bongsu/proof/child"
 	"golang.org/x/sync/errgroup"
 )
@@ -40,9 +42,10 @@ type Fleet struct {
 	woken  chan struct{} // has a token when the status should be asked for
 
 	mu     sync.Mutex
-	status Status    // the last that a node has told
-	asked  time.Time // when that was
-	done   time.Time // when something was done to a node last
+	status status            // what the nodes said last
+	asked  time.Time         // when that was
+	names  map[uint64]string // of the nodes' IDs
+	done   time.Time         // when something was done to a node last
 }
 
 // addresses are kept beside the data: nodes remember each other's.
@@ -63,7 +66,7 @@ func NewFleet(cfg FleetConfig) (*Fleet, error) {
 	if err != nil {
 		return nil, err
 	}
-	f := &Fleet{cfg: cfg, woken: make(chan struct{}, 1)}
+	f := &Fleet{cfg: cfg, woken: make(chan struct{}, 1), names: map[uint64]string{}}
 	for i := range cfg.Nodes {
 		name := fmt.Sprint("n", i+1)
 		n := &node{
@@ -135,7 +138,7 @@ func (f *Fleet) Start(ctx context.Context) error {
 		for _, n := range f.nodes {
 			args = append(args, n.name)
 		}
-		if _, err := command(ctx, f.cfg.Bin, args...); err != nil {
+		if err := command(ctx, f.cfg.Bin, args...); err != nil {
 			return err
 		}
 		f.cfg.Say("made the keys by which nodes know each other")
@@ -187,7 +190,7 @@ func (f *Fleet) bring(ctx context.Context, n *node) error {
 	}
 	f.cfg.Say("%s (zone %s) asks to be let in …", n.name, n.zone)
 	for {
-		_, err := f.operate(ctx, "add", n.name)
+		err := command(ctx, f.cfg.Bin, "cluster", "add", n.name, "--certs", filepath.Join(n.certs, n.name), "--at", f.nodes[0].peerAddr)
 		if err == nil {
 			break
 		}
@@ -206,16 +209,6 @@ func (f *Fleet) bring(ctx context.Context, n *node) error {
 	}
 	f.cfg.Say("%s (zone %s) serves %s, data in %s", n.name, n.zone, n.server.BaseURL(), n.dir)
 	return nil
-}
-
-// operate runs `bongsu cluster` at the first node.
-func (f *Fleet) operate(ctx context.Context, args ...string) ([]byte, error) {
-	return f.operateAt(ctx, f.nodes[0], args...)
-}
-
-func (f *Fleet) operateAt(ctx context.Context, n *node, args ...string) ([]byte, error) {
-	args = append([]string{"cluster"}, args...)
-	return command(ctx, f.cfg.Bin, append(args, "--certs", filepath.Join(n.certs, n.name), "--at", n.peerAddr)...)
 }
 
 // Do carries out a fault or a heal.
@@ -275,18 +268,17 @@ func (f *Fleet) Watch(ctx context.Context, report func(error)) {
 	wg.Wait()
 }
 
-// statusTimeout bounds how long one node is asked.
-const statusTimeout = 2 * time.Second
-
-// Between two questions for the cluster's status: while nothing happens, and
-// for a while after something has.
+// Between two questions for the nodes' status: while nothing happens, and for a
+// while after something has.
 const (
-	calmPause = 1500 * time.Millisecond
-	busyPause = 200 * time.Millisecond
+	calmPause = time.Second
+	busyPause = 150 * time.Millisecond
 	busyFor   = 8 * time.Second
+	// statusTimeout bounds how long one node is asked.
+	statusTimeout = time.Second
 )
 
-// Follow asks for the cluster's status again and again until ctx ends.
+// Follow asks the nodes what they lead, again and again until ctx ends.
 func (f *Fleet) Follow(ctx context.Context) {
 	for ctx.Err() == nil {
 		f.ask(ctx)
@@ -304,33 +296,38 @@ func (f *Fleet) Follow(ctx context.Context) {
 		}
 		pause.Stop()
 	}
-}
-
-// ask asks one node that should know: not one that is dead, frozen or cut off.
-func (f *Fleet) ask(ctx context.Context) {
 	for _, n := range f.nodes {
-		if c := n.condition(); c.Dead || c.Frozen || c.Cut {
-			continue
-		}
-		ctx, cancel := context.WithTimeout(ctx, statusTimeout)
-		out, err := f.operateAt(ctx, n, "status", "--json")
-		cancel()
-		if err != nil {
-			continue
-		}
-		s, err := parseStatus(out)
-		if err != nil {
-			continue
-		}
-		f.mu.Lock()
-		f.status, f.asked = s, time.Now()
-		f.mu.Unlock()
-		return
+		n.hangUp()
 	}
 }
 
-// Status returns the last that a node has told, and when.
-func (f *Fleet) Status() (Status, time.Time) {
+// ask asks each node about itself, apart from those that are dead, frozen or
+// cut off: it is what the others can know that is shown.
+func (f *Fleet) ask(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, statusTimeout)
+	defer cancel()
+	answers := make([]*nodev1.GetNodeResponse, len(f.nodes))
+	var asking sync.WaitGroup
+	for i, n := range f.nodes {
+		if c := n.condition(); !c.Dead && !c.Frozen && !c.Cut {
+			asking.Go(func() { answers[i] = n.ask(ctx) })
+		}
+	}
+	asking.Wait()
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	answers = slices.DeleteFunc(answers, func(a *nodev1.GetNodeResponse) bool { return a == nil })
+	if len(answers) == 0 {
+		return
+	}
+	for _, a := range answers {
+		f.names[a.GetMember().GetId()] = a.GetMember().GetName()
+	}
+	f.status, f.asked = statusOf(answers, f.names), time.Now()
+}
+
+// Status returns what the nodes said last, and when.
+func (f *Fleet) Status() (status, time.Time) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return f.status, f.asked

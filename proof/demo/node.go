@@ -11,6 +11,9 @@ import (
 	"syscall"
 	"time"
 
+	nodev1 "github.com/bongsu-im/bongsu/gen/bongsu/node/v1"
+	"github.com/bongsu-im/bongsu/internal/mtls"
+	cluster "github.com/bongsu-im/bongsu/node"
 	"github.com/bongsu-im/bongsu/proof/child"
 )
 
@@ -36,6 +39,8 @@ type node struct {
 	server     *child.Server
 	// reach are its cables to the others, by their names.
 	reach map[string]*Cable
+	// operator asks it how it is; nil until it is asked first.
+	operator *cluster.ClusterClient
 
 	// mu guards what follows and serialises what is done to the process.
 	mu     sync.Mutex
@@ -160,6 +165,30 @@ func (n *node) heal() error {
 		return n.startLocked()
 	}
 	return nil
+}
+
+// ask asks the node about itself; nil means that it did not answer. Only one
+// goroutine asks.
+func (n *node) ask(ctx context.Context) *nodev1.GetNodeResponse {
+	if n.operator == nil {
+		identity, err := mtls.Open(filepath.Join(n.certs, n.name))
+		if err != nil {
+			return nil // not made yet
+		}
+		n.operator = cluster.DialCluster(identity, n.peerAddr)
+	}
+	a, err := n.operator.Node(ctx)
+	if err != nil {
+		return nil
+	}
+	return a
+}
+
+// hangUp drops the connection of ask.
+func (n *node) hangUp() {
+	if n.operator != nil {
+		n.operator.Close()
+	}
 }
 
 // stop ends the process, asking first if it can hear.

@@ -9,7 +9,6 @@ type state struct {
 	Nodes []nodeState `json:"nodes"`
 	// Leaders are those of the shards, in order; empty where there is none.
 	Leaders []string `json:"leaders"`
-	Whole   bool     `json:"whole"`
 	// StatusAge is how old this knowledge of leaders is, in milliseconds.
 	StatusAge int64   `json:"status_age"`
 	Tally     Tally   `json:"tally"`
@@ -26,7 +25,7 @@ type nodeState struct {
 	Zone string `json:"zone"`
 	URL  string `json:"url"`
 	condition
-	// Member tells that the cluster knows it; Ready that the front gets an
+	// Member tells that it votes somewhere; Ready that the front gets an
 	// answer; Conns how many connections the front has led there.
 	Member bool `json:"member"`
 	Ready  bool `json:"ready"`
@@ -38,7 +37,7 @@ type nodeState struct {
 func (d *Demo) state(now time.Time) state {
 	status, asked := d.fleet.Status()
 	s := state{
-		Now: now.UnixMilli(), Leaders: status.leaders(), Whole: status.Whole, Rate: d.director.Rate(),
+		Now: now.UnixMilli(), Leaders: status.leaders, Rate: d.director.Rate(),
 		Tally: d.ledger.Tally(), Figures: d.meter.Figures(now), StatusAge: -1,
 	}
 	if !asked.IsZero() {
@@ -49,7 +48,7 @@ func (d *Demo) state(now time.Time) state {
 		view := seen[n.name]
 		s.Nodes = append(s.Nodes, nodeState{
 			Name: n.name, Zone: n.zone, URL: n.server.BaseURL(), condition: n.condition(),
-			Member: status.knows(n.name), Ready: view.Up, Conns: view.Conns, Replicas: status.voters(n.name),
+			Member: status.voters[n.name] > 0, Ready: view.Up, Conns: view.Conns, Replicas: status.voters[n.name],
 		})
 	}
 	d.mu.Lock()

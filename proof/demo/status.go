@@ -3,99 +3,71 @@ package demo
 import (
 	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
 	"os/exec"
 	"strings"
 
+	nodev1 "github.com/bongsu-im/bongsu/gen/bongsu/node/v1"
 	"github.com/bongsu-im/bongsu/proof/child"
 )
 
-// Status is what `bongsu cluster status --json` prints, as far as it is shown
-// here.
-type Status struct {
-	Whole  bool          `json:"whole"`
-	Nodes  []NodeStatus  `json:"nodes"`
-	Shards []ShardStatus `json:"shards"`
-}
-
-// NodeStatus is one node of a cluster.
-type NodeStatus struct {
-	Name   string   `json:"name"`
-	Up     bool     `json:"up"`
-	Damage []string `json:"damage"`
-}
-
-// ShardStatus is one shard of a cluster.
-type ShardStatus struct {
-	Shard   int            `json:"shard"`
-	Leader  string         `json:"leader"`
-	Members []MemberStatus `json:"members"`
-}
-
-// MemberStatus is one replica of a shard.
-type MemberStatus struct {
-	Node  string `json:"node"`
-	Voter bool   `json:"voter"`
-}
-
-// command runs this binary as an operator would and returns what it printed.
-func command(ctx context.Context, bin string, args ...string) ([]byte, error) {
+// command runs this binary as an operator would.
+func command(ctx context.Context, bin string, args ...string) error {
 	cmd := exec.CommandContext(ctx, bin, args...)
 	cmd.Env = child.PlainEnvironment(os.Environ())
-	var out, complaint bytes.Buffer
-	cmd.Stdout, cmd.Stderr = &out, &complaint
+	var complaint bytes.Buffer
+	cmd.Stderr = &complaint
 	if err := cmd.Run(); err != nil {
-		why := strings.TrimSpace(complaint.String())
 		if ctx.Err() != nil {
 			err = errors.Join(err, ctx.Err())
 		}
-		return nil, fmt.Errorf("%s: %w: %s", strings.Join(args[:min(2, len(args))], " "), err, why)
+		return fmt.Errorf("%s: %w: %s", strings.Join(args[:min(2, len(args))], " "), err, strings.TrimSpace(complaint.String()))
 	}
-	return out.Bytes(), nil
+	return nil
 }
 
-// parseStatus reads the last line of what the command printed.
-func parseStatus(out []byte) (Status, error) {
-	lines := bytes.Split(bytes.TrimSpace(out), []byte("\n"))
-	var s Status
-	if err := json.Unmarshal(lines[len(lines)-1], &s); err != nil {
-		return s, fmt.Errorf("read the cluster's status: %w", err)
-	}
-	return s, nil
+// status is what the nodes that answer say of their shards, put together.
+type status struct {
+	// leaders are those of the shards, in order; empty where nobody leads.
+	leaders []string
+	// voters says, by name, in how many shards a node votes.
+	voters map[string]int
 }
 
-// voters counts the shards in which a node votes.
-func (s Status) voters(name string) (n int) {
-	for _, shard := range s.Shards {
-		for _, m := range shard.Members {
-			if m.Node == name && m.Voter {
-				n++
+// statusOf puts answers together. Who leads is whom the highest term names, and
+// only by its own word: what others remember may be of one that is dead. names
+// are those of the nodes' IDs, also of nodes that do not answer now.
+func statusOf(answers []*nodev1.GetNodeResponse, names map[uint64]string) status {
+	s := status{voters: map[string]int{}}
+	var terms []uint64
+	for _, a := range answers {
+		for _, sh := range a.GetShards() {
+			i := int(sh.GetShard())
+			if i >= maxShards {
+				continue
+			}
+			for len(terms) <= i {
+				terms, s.leaders = append(terms, 0), append(s.leaders, "")
+			}
+			leads := sh.GetRole() == "leader"
+			if sh.GetTerm() > terms[i] {
+				terms[i], s.leaders[i] = sh.GetTerm(), ""
+			}
+			if !leads || sh.GetTerm() < terms[i] {
+				continue
+			}
+			s.leaders[i] = names[a.GetMember().GetId()]
+			for _, m := range sh.GetMembers() {
+				if m.GetVoter() {
+					s.voters[names[m.GetNode()]]++
+				}
 			}
 		}
 	}
-	return n
+	return s
 }
 
-// knows tells whether a node belongs to the cluster.
-func (s Status) knows(name string) bool {
-	for _, n := range s.Nodes {
-		if n.Name == name {
-			return true
-		}
-	}
-	return false
-}
-
-// leaders returns the leader of each shard, in order.
-func (s Status) leaders() []string {
-	out := make([]string, len(s.Shards))
-	for _, shard := range s.Shards {
-		if shard.Shard >= 0 && shard.Shard < len(out) {
-			out[shard.Shard] = shard.Leader
-		}
-	}
-	return out
-}
+// maxShards bounds the shards that a page shows.
+const maxShards = 64
