@@ -75,6 +75,9 @@ func (c *Config) setDefaults() error {
 // page shows them move, few enough to see each.
 const shardCount = 12
 
+// auditPatience bounds how long everything is read from one node.
+const auditPatience = 2 * time.Minute
+
 // settlePatience bounds how long the end of a run waits for every message to
 // be seen by everybody.
 const settlePatience = 45 * time.Second
@@ -404,10 +407,15 @@ func (d *Demo) audit(ctx context.Context) []Audit {
 	audits := make([]Audit, len(nodes))
 	for i, n := range nodes {
 		// One after the other: there may be much to read, and people talk.
-		audits[i] = audit(ctx, d.ledger, n.name, n.server.BaseURL(), d.members)
+		one, cancel := context.WithTimeout(ctx, auditPatience)
+		audits[i] = audit(one, d.ledger, n.name, n.server.BaseURL(), d.members)
+		cancel()
 		d.setAudits(audits[:i+1])
 	}
 	for _, a := range audits {
+		if a.Error != "" {
+			a.Error = "(" + a.Error + ")"
+		}
 		d.say("read back from %s: %d messages in %d rooms, %d wrong %s", a.Node, a.Messages, a.Rooms, a.Wrong, a.Error)
 	}
 	return audits

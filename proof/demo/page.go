@@ -192,8 +192,8 @@ func (p *page) rate(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
-func (p *page) audit(w http.ResponseWriter, r *http.Request) error {
-	audits := p.demo.audit(r.Context())
+func (p *page) audit(w http.ResponseWriter, _ *http.Request) error {
+	audits := p.demo.audit(p.ctx) // to its end, also if the page leaves
 	w.Header().Set("Content-Type", "application/json")
 	return json.NewEncoder(w).Encode(audits)
 }

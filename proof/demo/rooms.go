@@ -26,7 +26,7 @@ func planned(title, language, theme string, size int) plan {
 // rooms are the groups. The first is the one into which people are invited: it
 // is the only one in two languages, and slower, so that they can read along.
 var rooms = []plan{
-	{title: "봉수대 광장 · Beacon Square", languages: []string{"ko", "en"}, theme: map[string]string{"ko": "plaza", "en": "plaza"}, size: 10, weight: 0.3},
+	{title: "봉수대 광장 · Beacon Square", languages: []string{"ko", "en"}, theme: map[string]string{"ko": "plaza", "en": "plaza"}, size: 8, weight: 0.3},
 	planned("우리 가족", "ko", "family", 4),
 	planned("동네 배드민턴", "ko", "badminton", 5),
 	planned("운영 당직", "ko", "ops", 4),

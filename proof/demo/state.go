@@ -53,6 +53,7 @@ func (d *Demo) state(now time.Time) state {
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	s.Phase, s.Audits, s.Bots, s.Rooms = d.phase, d.audits, len(d.bots), len(d.hosts)
+	s.Phase, s.Audits, s.Rooms = d.phase, d.audits, len(d.hosts)
+	s.Bots = max(len(d.bots)-1, 0) // the guide is no talker
 	return s
 }

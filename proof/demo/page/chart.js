@@ -22,7 +22,7 @@ export function drawChart(canvas, state, words) {
   c.setTransform(scale, 0, 0, scale, 0, 0);
   c.clearRect(0, 0, width, tall);
   const bottom = tall - 2;
-  const right = width - 42;
+  const right = width - 48;
   const x = (at) => right - ((state.now - at) / spanMs) * right;
   const y = (ms) => bottom - height(ms) * (bottom - top);
   const font = getComputedStyle(document.body).fontFamily;

@@ -127,10 +127,11 @@ function renderTiles() {
   for (const tile of tiles) {
     if (tile.slot >= 0) continue;
     const used = taken.get(tile.node);
-    tile.slot = 0;
-    while (used.has(tile.slot)) tile.slot++;
+    tile.slot = Math.max(-1, ...used) + 1;
     used.add(tile.slot);
   }
+  // Those that stayed close up.
+  for (const name of taken.keys()) tiles.filter((t) => t.node === name).sort((a, b) => a.slot - b.slot).forEach((t, i) => (t.slot = i));
   const first = [...cards.values()][0];
   const last = [...cards.values()].at(-1);
   if (!first || tiles.length === 0) return;
@@ -226,6 +227,7 @@ function renderFigures() {
   }
   const fault = lastFault();
   put($('pause'), fault ? words.seconds(seconds(fault.longest_ms)) : '–');
+  $('pause').parentElement.classList.toggle('none', !fault);
   put($('s-pause'), fault ? words.seconds(seconds(fault.longest_ms)) : '–');
   put($('pause-sub'), !fault ? words.pauseNone : tally.refused > 0 ? words.faultLong[fault.kind](fault.node) : words.pauseSub(words.faultLong[fault.kind](fault.node)));
   put($('p50'), figures.per_second > 0 ? words.ms(figures.p50_ms.toFixed(figures.p50_ms < 10 ? 1 : 0)) : '–');
