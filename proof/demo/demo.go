@@ -139,6 +139,8 @@ type Demo struct {
 	director *Director
 	began    time.Time
 
+	// noticing has a token for each bot that is about to read a person's words.
+	noticing chan struct{}
 	// auditing is held by the one audit that runs.
 	auditing sync.Mutex
 
@@ -169,7 +171,7 @@ func Run(ctx context.Context, cfg Config) (result Result, err error) {
 		}
 		defer func() { err = errors.Join(err, os.RemoveAll(cfg.Dir)) }()
 	}
-	d := &Demo{cfg: cfg, ledger: NewLedger(), meter: NewMeter(), began: time.Now(), bots: map[string]bool{}, hosts: map[string][]*bot{}, phase: phase{Name: "forming", Total: cfg.Nodes}}
+	d := &Demo{cfg: cfg, ledger: NewLedger(), meter: NewMeter(), began: time.Now(), bots: map[string]bool{}, hosts: map[string][]*bot{}, noticing: make(chan struct{}, 64), phase: phase{Name: "forming", Total: cfg.Nodes}}
 	if d.director, err = NewDirector(d.ledger, d.meter, cfg.Rate, rand.New(rand.NewPCG(cfg.Seed, 0))); err != nil {
 		return result, err
 	}
@@ -297,8 +299,11 @@ func (d *Demo) open(streams *group, bots []*bot, talks []*talk) {
 		d.host(t.id, t.members...)
 		for _, b := range t.members {
 			var seen func(*edgev1.Message)
-			if b == keeper {
+			switch {
+			case b == keeper:
 				seen = g.hear
+			case t == square:
+				seen = func(m *edgev1.Message) { d.notice(streams, b, m) }
 			}
 			streams.run(func(ctx context.Context) { b.stream(ctx, d.ledger, t.id, t.base, seen) })
 		}
@@ -309,6 +314,24 @@ func (d *Demo) open(streams *group, bots []*bot, talks []*talk) {
 	d.guide = g
 	d.mu.Unlock()
 	d.say("%d bots talk in %d rooms", len(bots)-1, len(talks))
+}
+
+// notice has a bot read what a person says, after a moment.
+func (d *Demo) notice(g *group, b *bot, m *edgev1.Message) {
+	if d.isBot(m.GetSenderId()) {
+		return
+	}
+	select {
+	case d.noticing <- struct{}{}:
+	default:
+		return // it reads what comes next
+	}
+	g.run(func(ctx context.Context) {
+		defer func() { <-d.noticing }()
+		if rest(ctx, time.Duration(500+rand.IntN(3000))*time.Millisecond) {
+			markRead(ctx, b, m)
+		}
+	})
 }
 
 // host remembers who is in a room.

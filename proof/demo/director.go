@@ -231,3 +231,13 @@ func (d *Director) reply(roomID, said, name string, to uint64) {
 		d.say(b, client.Draft{RoomID: roomID, Text: text, ReplyTo: to})
 	}
 }
+
+// answer has one bot answer a person.
+func (d *Director) answer(b *bot, m *edgev1.Message, name string) {
+	d.mu.Lock()
+	_, text := answer(d.corpora, m.GetText(), name, d.random)
+	d.mu.Unlock()
+	if text != "" {
+		d.say(b, client.Draft{RoomID: m.GetRoomId(), Text: text})
+	}
+}

@@ -18,8 +18,8 @@ const (
 	commentAfter = 4 * time.Second
 	// strangerFor is how long a new account may be unknown to a node.
 	strangerFor = 5 * time.Second
-	guideName    = "봉수지기 Keeper"
-	guideLogin   = "demo-keeper"
+	guideName   = "봉수지기 Keeper"
+	guideLogin  = "demo-keeper"
 )
 
 // visitor is a person who has signed up or in at the demo's page.
@@ -43,6 +43,7 @@ type guide struct {
 // guestbook is what the guide knows of a person.
 type guestbook struct {
 	roomID, name, language string
+	told                   bool // the figures, once
 }
 
 func newGuide(d *Demo, b *bot, square *talk, g *group) *guide {
@@ -171,7 +172,13 @@ func (g *guide) answer(m *edgev1.Message) {
 	if book == nil || book.roomID != m.GetRoomId() {
 		return
 	}
+	g.read(m)
 	book.language = languageOf(m.GetText())
+	if !wantsFigures(m.GetText()) && book.told {
+		g.demo.director.answer(g.bot, m, book.name)
+		return
+	}
+	book.told = true
 	t := g.demo.ledger.Tally()
 	f := g.demo.meter.Figures(time.Now())
 	g.tell(book,
@@ -180,6 +187,23 @@ func (g *guide) answer(m *edgev1.Message) {
 		fmt.Sprintf("So far %d messages were acknowledged; %d of them lost, %d shown twice. In the last ten seconds half had their answer within %.0f ms and nearly all within %.0f ms.",
 			t.Acknowledged, t.Lost, t.Duplicated, f.P50Ms, f.P99Ms),
 	)
+}
+
+// wantsFigures tells whether somebody asks how it goes.
+func wantsFigures(text string) bool {
+	return containsAny(strings.ToLower(text), []string{"?", "몇", "얼마", "잃", "숫자", "괜찮", "how", "many", "lost", "numbers", "okay"})
+}
+
+// read marks a person's message as read, as its receipt is part of what they
+// see; one that cannot be marked now is marked with the next.
+func (g *guide) read(m *edgev1.Message) {
+	g.group.run(func(ctx context.Context) { markRead(ctx, g.bot, m) })
+}
+
+func markRead(ctx context.Context, b *bot, m *edgev1.Message) {
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	_ = insist(ctx, func(ctx context.Context) error { return b.conn.MarkRead(ctx, m.GetRoomId(), m.GetSeq()) })
 }
 
 // comment tells everybody what the last fault did, once it is over; told is the

@@ -9,7 +9,7 @@ export const ko = {
   perSecond: (r, bots, rooms) => `초당 ${n(Math.round(r))}개 · 봇 ${n(bots)}명이 ${n(rooms)}개 방에서`,
   checked: (done, all) => done >= all ? `모두가 한 번씩, 제자리에서 보았음을 확인했습니다` : `${n(all)}개 중 ${n(done)}개를 모두가 한 번씩, 제자리에서 보았습니다`,
   stuck: (s) => `가장 오래 기다리는 메시지 ${s}초째`,
-  pause: '마지막 사고 뒤 가장 오래 기다린 시간', pauseShort: '사고 뒤 최장 대기', pauseNone: '아직 사고가 없었습니다',
+  pause: '마지막 사고 뒤 최장 대기', pauseShort: '사고 뒤 최장 대기', pauseNone: '아직 사고가 없었습니다',
   pauseSub: (what) => `${what} · 실패한 전송 없음`, seconds: (s) => `${s}초`, ms: (x) => `${x} ms`,
   half: '중앙값 (10초)', most: '99% (10초)',
   legendBars: '0.5초마다 전송된 메시지', legendLine: '그중 가장 오래 기다린 시간',
