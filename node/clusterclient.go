@@ -42,6 +42,15 @@ func (c *ClusterClient) Status(ctx context.Context) (*nodev1.GetClusterResponse,
 	return reply.Msg, nil
 }
 
+// Node asks the node at the address how it is, and nobody else.
+func (c *ClusterClient) Node(ctx context.Context) (*nodev1.GetNodeResponse, error) {
+	reply, err := c.service.GetNode(ctx, connect.NewRequest(&nodev1.GetNodeRequest{}))
+	if err != nil {
+		return nil, said(err)
+	}
+	return reply.Msg, nil
+}
+
 // Add gives a node its share of the shards. It may be asked again after an
 // interruption.
 func (c *ClusterClient) Add(ctx context.Context, name string, tell func(*nodev1.Progress)) error {

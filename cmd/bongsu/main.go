@@ -26,6 +26,7 @@ type cli struct {
 	Certs   certsCmd   `cmd:"" help:"Make the certificates by which nodes know each other."`
 	Cluster clusterCmd `cmd:"" help:"Look at a running cluster, and change it."`
 	Bench   benchCmd   `cmd:"" help:"Measure a server from outside."`
+	Demo    demoCmd    `cmd:"" help:"Three nodes, bots that talk, and a page with buttons to break them."`
 	Drill   drillCmd   `cmd:"" help:"Prove a promise by breaking things."`
 	Admin   adminCmd   `cmd:"" help:"Operator's tools for a data folder at rest."`
 	Backup  backupCmd  `cmd:"" help:"Keep a copy of the journal away from the machine, and verify it."`
