@@ -138,7 +138,7 @@ func Backup(ctx context.Context, cfg Config, to BackupConfig) (_ backup.Stats, e
 		return none, err
 	}
 	defer release()
-	j, err := openJournal(ctx, cfg, layout, identity, nil, cfg.Logger)
+	j, err := openJournal(ctx, cfg, layout, identity, nil, nil, cfg.Logger)
 	if err != nil {
 		return none, fmt.Errorf("open journal: %w", err)
 	}
