@@ -24,7 +24,7 @@ var may = []struct {
 	{"overload", nil},
 	{"web", nil},
 	{"journal", []string{"gen/..."}},
-	{"journal/...", []string{"journal", "journal/raft/...", "gen/...", "internal/..."}},
+	{"journal/...", []string{"journal", "journal/highwater", "journal/raft/...", "gen/...", "internal/..."}},
 	{"chat", []string{"gen/...", "internal/id"}},
 	{"view", []string{"gen/...", "chat", "internal/..."}},
 	{"shard", []string{"gen/...", "journal", "chat", "view", "overload", "internal/..."}},
