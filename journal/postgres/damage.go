@@ -8,6 +8,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/bongsu-im/bongsu/journal"
+	"github.com/bongsu-im/bongsu/journal/highwater"
 )
 
 // noteLost takes note of a shard that is left alone.
@@ -21,7 +22,7 @@ func (j *Journal) noteLost(e *journal.LostTailError) {
 
 // Damage tells what is known to be wrong: *journal.LostTailError for each shard
 // that lacks what is proven (it does not run) or what ReportLost was told (it
-// runs), and *MarksError for damaged copies of the marks. It can grow while the
+// runs), and *highwater.Error for damaged copies of the marks. It can grow while the
 // journal is open: a database may fail over at any time.
 func (j *Journal) Damage() []error {
 	j.mu.Lock()
@@ -59,46 +60,33 @@ func (j *Journal) ReportLost(shard journal.ShardID, proven journal.Position, pro
 	return e
 }
 
-// Loss is what accepting a loss gives up for good: the entries after Have, up to
-// Proven at the least.
-type Loss struct {
-	Shard        journal.ShardID
-	Have, Proven journal.Position
-	Proof        string
-	// Entries that are known to be missing: From to To, both included.
-	From, To journal.Index
-}
-
-// ErrNoLoss: AcceptLoss was asked for a shard that lacks nothing.
-var ErrNoLoss = errors.New("journal: the shard's log is not missing anything")
-
 // AcceptLoss lets a shard that was left alone for a missing tail go on from what
 // exists, for all nodes, with no journal of this node open. It returns exactly
 // what is given up, which the caller should record. It is safe to repeat if it
 // is cut off: the marks, which prove the loss, are put back last.
-func AcceptLoss(ctx context.Context, cfg Config, shard journal.ShardID) (Loss, error) {
+func AcceptLoss(ctx context.Context, cfg Config, shard journal.ShardID) (journal.Loss, error) {
 	j, err := prepare(cfg)
 	if err != nil {
-		return Loss{}, fmt.Errorf("accept loss: %w", err)
+		return journal.Loss{}, fmt.Errorf("accept loss: %w", err)
 	}
-	var loss Loss
+	var loss journal.Loss
 	if err = j.reach(ctx); err == nil {
 		loss, err = j.acceptLoss(ctx, shard)
 	}
 	if err := errors.Join(err, j.Close()); err != nil {
-		return Loss{}, fmt.Errorf("accept loss of shard %d: %w", shard, err)
+		return journal.Loss{}, fmt.Errorf("accept loss of shard %d: %w", shard, err)
 	}
 	return loss, nil
 }
 
-func (j *Journal) acceptLoss(ctx context.Context, shard journal.ShardID) (Loss, error) {
+func (j *Journal) acceptLoss(ctx context.Context, shard journal.ShardID) (journal.Loss, error) {
 	if int(shard) >= len(j.logs) {
-		return Loss{}, fmt.Errorf("there are %d shards", len(j.logs))
+		return journal.Loss{}, fmt.Errorf("there are %d shards", len(j.logs))
 	}
 	l := j.logs[shard]
 	e := l.lost
 	if e == nil {
-		return Loss{}, ErrNoLoss
+		return journal.Loss{}, journal.ErrNoLoss
 	}
 	ctx, cancel := j.during(ctx, j.cfg.OpenTimeout)
 	defer cancel()
@@ -112,18 +100,18 @@ func (j *Journal) acceptLoss(ctx context.Context, shard journal.ShardID) (Loss, 
 		})
 	})
 	if err != nil {
-		return Loss{}, err
+		return journal.Loss{}, err
 	}
 	j.marks.writing.Lock()
 	defer j.marks.writing.Unlock()
-	next := append([]mark(nil), j.marks.saved...)
-	next[shard] = mark{End: e.Have}
-	for range marksFiles { // both copies: the older one proves the loss as well
+	next := append([]highwater.Mark(nil), j.marks.saved...)
+	next[shard] = highwater.Mark{End: e.Have}
+	for range highwater.Copies { // both copies: the older one proves the loss as well
 		if err := j.marks.write(next); err != nil {
-			return Loss{}, err
+			return journal.Loss{}, err
 		}
 	}
-	return Loss{Shard: shard, Have: e.Have, Proven: e.Proven, Proof: e.Proof, From: e.Have.Index + 1, To: e.Proven.Index}, nil
+	return e.Loss(), nil
 }
 
 // cutOff makes the history end at what is common with the lost one, or, where

@@ -11,6 +11,7 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/bongsu-im/bongsu/journal"
+	"github.com/bongsu-im/bongsu/journal/highwater"
 )
 
 // filled is an open journal with ten entries in each of two shards.
@@ -138,7 +139,7 @@ func accepts(t *testing.T, cfg Config, at []journal.Position) {
 	if err != nil || loss.From != 7 || loss.To != 10 {
 		t.Fatalf("accept: %+v, %v", loss, err)
 	}
-	if _, err := AcceptLoss(patient(t), cfg, 0); !errors.Is(err, ErrNoLoss) {
+	if _, err := AcceptLoss(patient(t), cfg, 0); !errors.Is(err, journal.ErrNoLoss) {
 		t.Fatalf("accepting again: %v", err)
 	}
 	j := mustOpen(t, cfg)
@@ -267,7 +268,7 @@ func TestDamagedMarks(t *testing.T) {
 		t.Fatal(err)
 	}
 	j.marks.writing.Lock()
-	for range marksFiles { // how often they were written so far is a matter of time
+	for range highwater.Copies { // how often they were written so far is a matter of time
 		if err := j.marks.write(j.marks.saved); err != nil {
 			t.Fatal(err)
 		}
@@ -276,7 +277,7 @@ func TestDamagedMarks(t *testing.T) {
 	if err := j.Close(); err != nil {
 		t.Fatal(err)
 	}
-	for i, name := range marksFiles {
+	for i, name := range highwater.Copies {
 		path := filepath.Join(cfg.Dir, name)
 		b, err := os.ReadFile(path)
 		if err != nil {
@@ -293,7 +294,7 @@ func TestDamagedMarks(t *testing.T) {
 		if len(m.damage) != i+1 {
 			t.Fatalf("%d copies damaged, told of %v", i+1, m.damage)
 		}
-		var e *MarksError
+		var e *highwater.Error
 		if !errors.As(m.damage[0], &e) || e.Unguarded != (i == 1) {
 			t.Fatalf("%d copies damaged: %v", i+1, m.damage)
 		}

@@ -5,6 +5,7 @@ import (
 	"testing"
 
 	"github.com/bongsu-im/bongsu/journal"
+	"github.com/bongsu-im/bongsu/journal/highwater"
 	"github.com/bongsu-im/bongsu/journal/journaltest"
 )
 
@@ -13,7 +14,7 @@ func TestGolden(t *testing.T) {
 	if got := checksum(7, journal.Position{Term: 3, Index: 12}, []byte("봉수")); got != 0xfc5bb9ff {
 		t.Errorf("checksum %#08x", got)
 	}
-	b, err := encodeMarks(marksFile{Version: 1, Store: "s", Lineage: "9/00000002", Sequence: 2, Shards: []mark{{
+	b, err := encodeMarks(marksFile{Version: 1, Store: "s", Lineage: "9/00000002", Sequence: 2, Shards: []highwater.Mark{{
 		End:     journal.Position{Term: 1, Index: 2},
 		Applied: journal.Mark{Position: journal.Position{Term: 1, Index: 1}, Hash: [32]byte{9}},
 	}}})
@@ -37,7 +38,7 @@ func TestGolden(t *testing.T) {
 }
 
 func FuzzDecodeMarks(f *testing.F) {
-	b, err := encodeMarks(marksFile{Version: 1, Shards: make([]mark, 2)})
+	b, err := encodeMarks(marksFile{Version: 1, Shards: make([]highwater.Mark, 2)})
 	if err != nil {
 		f.Fatal(err)
 	}

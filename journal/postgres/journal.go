@@ -226,7 +226,7 @@ func (j *Journal) SyncMarks() error {
 
 // Mark returns the shard's newest mark: the one that was durable at the last
 // start, or what SetMark has raised it to.
-func (j *Journal) Mark(shard journal.ShardID) journal.Mark { return j.marks.get(shard) }
+func (j *Journal) Mark(shard journal.ShardID) journal.Mark { return j.marks.Get(shard) }
 
 func (j *Journal) keepMarks() {
 	tick := time.NewTicker(j.cfg.MarkInterval)

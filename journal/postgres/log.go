@@ -48,7 +48,7 @@ func (l *shardLog) Contains(p journal.Position) bool {
 }
 
 // SetMark implements journal.Log.
-func (l *shardLog) SetMark(m journal.Mark) { l.j.marks.set(l.shard, m) }
+func (l *shardLog) SetMark(m journal.Mark) { l.j.marks.Set(l.shard, m) }
 
 // Append implements journal.Log.
 func (l *shardLog) Append(ctx context.Context, lease journal.Lease, data []byte) (journal.Position, error) {

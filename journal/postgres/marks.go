@@ -11,14 +11,8 @@ import (
 
 	"github.com/bongsu-im/bongsu/internal/durable"
 	"github.com/bongsu-im/bongsu/journal"
+	"github.com/bongsu-im/bongsu/journal/highwater"
 )
-
-// mark is what one shard had for certain when the marks were written: the log
-// held the entry at End, and the shard had applied up to Applied.
-type mark struct {
-	End     journal.Position
-	Applied journal.Mark
-}
 
 // marksFile is the content of a copy; a line with its CRC-32C follows it.
 type marksFile struct {
@@ -26,31 +20,10 @@ type marksFile struct {
 	Store    string  // the store it is of
 	Lineage  lineage // the newest that was seen of its database
 	Sequence uint64
-	Shards   []mark
+	Shards   []highwater.Mark
 }
 
 const marksVersion = 1
-
-var marksFiles = [2]string{"marks.0", "marks.1"}
-
-// MarksError tells of a damaged copy of the marks. It fences nothing: the other
-// copy is used, or, if there is none, a database that was rolled back while
-// this node was down goes unnoticed until the view or a client proves it.
-type MarksError struct {
-	File  string
-	Cause error
-	// Unguarded: no copy could be read.
-	Unguarded bool
-}
-
-func (e *MarksError) Error() string {
-	if e.Unguarded {
-		return fmt.Sprintf("high-water marks %s: %v; no copy is left, a missing tail cannot be noticed", e.File, e.Cause)
-	}
-	return fmt.Sprintf("high-water marks %s: %v; the older copy is used", e.File, e.Cause)
-}
-
-func (e *MarksError) Unwrap() error { return e.Cause }
 
 func encodeMarks(f marksFile) ([]byte, error) {
 	b, err := json.Marshal(f)
@@ -74,11 +47,11 @@ func decodeMarks(b []byte) (f marksFile, err error) {
 	return f, nil
 }
 
-// marks keeps the high-water marks in two files on this machine, written in
-// turn, each replaced whole.
+// marks keeps the high-water marks in two copies on this machine.
 //
-// Lock order: writing, then a log's mu, then mu.
+// Lock order: writing, then a log's mu.
 type marks struct {
+	highwater.Applied
 	fs     durable.FS
 	dir    string
 	shards int
@@ -93,11 +66,8 @@ type marks struct {
 
 	writing sync.Mutex // held through a write
 	seq     uint64
-	saved   []mark
+	saved   []highwater.Mark
 	closed  bool
-
-	mu      sync.Mutex
-	applied []journal.Mark
 }
 
 // load reads both copies. What it finds damaged is in damage.
@@ -105,10 +75,10 @@ func (m *marks) load() error {
 	if err := durable.MkdirAll(m.fs, m.dir, 0o700); err != nil {
 		return fmt.Errorf("make folder of the marks: %w", err)
 	}
-	m.saved, m.applied = make([]mark, m.shards), make([]journal.Mark, m.shards)
+	m.saved = make([]highwater.Mark, m.shards)
 	good, absent := 0, 0
-	var bad []*MarksError
-	for _, name := range marksFiles {
+	var bad []*highwater.Error
+	for _, name := range highwater.Copies {
 		f, err := m.read(name)
 		if err == nil && len(f.Shards) != m.shards {
 			return fmt.Errorf("the marks in %s are of %d shards, not of %d", m.dir, len(f.Shards), m.shards)
@@ -121,39 +91,23 @@ func (m *marks) load() error {
 		case errors.Is(err, os.ErrNotExist):
 			absent++ // a new folder, or only one write so far
 		default:
-			bad = append(bad, &MarksError{File: name, Cause: err})
+			bad = append(bad, &highwater.Error{File: name, Cause: err})
 		}
 	}
 	for _, b := range bad {
 		b.Unguarded = good == 0
 		m.damage = append(m.damage, b)
 	}
-	for i, s := range m.saved {
-		m.applied[i] = s.Applied
-	}
+	m.Load(m.saved)
 	return nil
 }
 
 func (m *marks) read(name string) (marksFile, error) {
-	b, err := durable.ReadFile(m.fs, m.fs.PathJoin(m.dir, name))
+	b, err := highwater.Read(m.fs, m.dir, name)
 	if err != nil {
 		return marksFile{}, err
 	}
 	return decodeMarks(b)
-}
-
-func (m *marks) set(shard journal.ShardID, to journal.Mark) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if to.Index >= m.applied[shard].Index {
-		m.applied[shard] = to
-	}
-}
-
-func (m *marks) get(shard journal.ShardID) journal.Mark {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	return m.applied[shard]
 }
 
 // sync makes all marks durable, if any has changed.
@@ -163,19 +117,9 @@ func (m *marks) sync() error {
 	if m.closed {
 		return journal.ErrClosed
 	}
-	next := append([]mark(nil), m.saved...)
-	changed := m.seq == 0 || m.seen != m.lineage() // the first write says which store this node is of
-	for i := range next {
-		end, ok := m.end(journal.ShardID(i))
-		if !ok || end.Index < m.saved[i].End.Index {
-			continue
-		}
-		next[i].End = end
-		// A mark that the log does not hold would prove a loss that is none.
-		if a := m.get(journal.ShardID(i)); a.Index <= end.Index {
-			next[i].Applied = a
-		}
-		changed = changed || next[i] != m.saved[i]
+	next, changed := m.Next(m.saved, m.end)
+	if m.seq == 0 || m.seen != m.lineage() { // the first write says which store this node is of
+		changed = true
 	}
 	if !changed {
 		return nil
@@ -184,11 +128,11 @@ func (m *marks) sync() error {
 }
 
 // write makes next the newest copy; the caller holds writing, or is alone.
-func (m *marks) write(next []mark) error {
+func (m *marks) write(next []highwater.Mark) error {
 	seen := m.lineage()
 	b, err := encodeMarks(marksFile{Version: marksVersion, Store: m.store, Lineage: seen, Sequence: m.seq + 1, Shards: next})
 	if err == nil {
-		err = durable.WriteFile(m.fs, m.fs.PathJoin(m.dir, marksFiles[(m.seq+1)%2]), b, 0o600)
+		err = highwater.Write(m.fs, m.dir, m.seq+1, b)
 	}
 	if err != nil {
 		return m.fail(fmt.Errorf("write high-water marks: %w", err))

@@ -8,6 +8,7 @@ import (
 	"go.etcd.io/raft/v3/raftpb"
 
 	"github.com/bongsu-im/bongsu/journal"
+	"github.com/bongsu-im/bongsu/journal/highwater"
 )
 
 func entry(term, index uint64, data []byte) *raftpb.Entry {
@@ -39,8 +40,8 @@ func TestGolden(t *testing.T) {
 		{"meta", meta, "0100030000000000000005000000000000000600000000000000040000000000000005080108ac0250633df1"},
 		{"term start", encodeSpan(3, span{term: 7, start: 9}), "010003000000000000000700000000000000095357528d"},
 		{"store", encodeInfo(storeInfo{node: 1, shards: 16}), "010000000000000001001088bf1428"},
-		{"marks", encodeMarks(2, []mark{{end: journal.Position{Term: 7, Index: 9},
-			applied: journal.Mark{Position: journal.Position{Term: 7, Index: 8}, Hash: [32]byte{1, 2, 3}}}, {}}), "626f6e6773752d6d61726b732d310d0a000000000000000200020000000000000000000700000000000000090000000000000007000000000000000801020300000000000000000000000000000000000000000000000000000000000001000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000003285862b"},
+		{"marks", encodeMarks(2, []highwater.Mark{{End: journal.Position{Term: 7, Index: 9},
+			Applied: journal.Mark{Position: journal.Position{Term: 7, Index: 8}, Hash: [32]byte{1, 2, 3}}}, {}}), "626f6e6773752d6d61726b732d310d0a000000000000000200020000000000000000000700000000000000090000000000000007000000000000000801020300000000000000000000000000000000000000000000000000000000000001000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000003285862b"},
 		{"entry key", key(3, keyEntry, 9), "0003650000000000000009"},
 		{"term key", key(3, keySpan, 7), "0003740000000000000007"},
 	} {
@@ -113,7 +114,7 @@ func FuzzDecodeHardState(f *testing.F) {
 }
 
 func FuzzDecodeMarks(f *testing.F) {
-	v := encodeMarks(2, []mark{{end: journal.Position{Term: 7, Index: 9}}, {}})
+	v := encodeMarks(2, []highwater.Mark{{End: journal.Position{Term: 7, Index: 9}}, {}})
 	f.Add(v, false)
 	f.Add(v[:len(v)-crcBytes], true)
 	f.Fuzz(func(t *testing.T, b []byte, reseal bool) {

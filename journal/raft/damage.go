@@ -10,6 +10,7 @@ import (
 	"go.etcd.io/raft/v3/raftpb"
 
 	"github.com/bongsu-im/bongsu/journal"
+	"github.com/bongsu-im/bongsu/journal/highwater"
 )
 
 // markProof is the proof in a LostTailError that the marks give.
@@ -24,16 +25,16 @@ const lossTermJump = 1 << 20
 // has not what the marks prove.
 func (j *Journal) compare(g *group) error {
 	m := j.marks.durable[g.shard]
-	proven := m.end
-	if m.applied.Index > proven.Index {
-		proven = m.applied.Position
+	proven := m.End
+	if m.Applied.Index > proven.Index {
+		proven = m.Applied.Position
 	}
-	if g.log.contains(m.end, g.log.last) && g.log.contains(m.applied.Position, g.log.last) {
+	if g.log.contains(m.End, g.log.last) && g.log.contains(m.Applied.Position, g.log.last) {
 		// Marks say what was committed; a follower's log alone does not know.
-		return g.log.raise(uint64(max(m.end.Index, m.applied.Index)))
+		return g.log.raise(uint64(max(m.End.Index, m.Applied.Index)))
 	}
 	if g.log.contains(proven, g.log.last) {
-		proven = m.applied.Position
+		proven = m.Applied.Position
 	}
 	lost := &journal.LostTailError{Shard: g.shard, Have: g.log.common(proven, g.log.last), Proven: proven, Proof: markProof}
 	g.lost.Store(lost)
@@ -60,7 +61,7 @@ func (l *shardLog) common(proven journal.Position, end uint64) journal.Position 
 
 // Damage tells what is known to be wrong: *journal.LostTailError for each shard
 // that lacks what its mark proves (it does not run) or what ReportLost was told
-// (it runs), *MarksError for damaged copies of the marks, and *ImpostorError for
+// (it runs), *highwater.Error for damaged copies of the marks, and *ImpostorError for
 // nodes that were refused.
 func (j *Journal) Damage() []error {
 	j.damageMu.Lock()
@@ -104,19 +105,6 @@ func (j *Journal) ReportLost(shard journal.ShardID, proven journal.Position, pro
 	return e
 }
 
-// Loss is what accepting a loss gives up for good: the entries after Have, up to
-// Proven at the least.
-type Loss struct {
-	Shard        journal.ShardID
-	Have, Proven journal.Position
-	Proof        string
-	// Entries that are known to be missing: From to To, both included.
-	From, To journal.Index
-}
-
-// ErrNoLoss: AcceptLoss was asked for a shard that lacks nothing.
-var ErrNoLoss = errors.New("journal: the shard's log is not missing anything")
-
 // ErrPeersHaveIt: AcceptLoss was asked for a shard that has other members. What
 // is missing here is there; this node is replaced by one with a new node ID.
 var ErrPeersHaveIt = errors.New("journal: the shard has other members; replace this node instead of accepting the loss")
@@ -125,46 +113,46 @@ var ErrPeersHaveIt = errors.New("journal: the shard has other members; replace t
 // exists, with the journal not open. It returns exactly what is given up, which
 // the caller should record. It is safe to repeat if it is cut off: the marks,
 // which prove the loss, are put back last.
-func AcceptLoss(cfg Config, shard journal.ShardID) (Loss, error) {
+func AcceptLoss(cfg Config, shard journal.ShardID) (journal.Loss, error) {
 	j, err := load(cfg)
 	if err != nil {
-		return Loss{}, fmt.Errorf("accept loss: %w", err)
+		return journal.Loss{}, fmt.Errorf("accept loss: %w", err)
 	}
 	loss, err := j.acceptLoss(shard)
 	if err := errors.Join(err, j.Close()); err != nil {
-		return Loss{}, fmt.Errorf("accept loss of shard %d: %w", shard, err)
+		return journal.Loss{}, fmt.Errorf("accept loss of shard %d: %w", shard, err)
 	}
 	return loss, nil
 }
 
-func (j *Journal) acceptLoss(shard journal.ShardID) (Loss, error) {
+func (j *Journal) acceptLoss(shard journal.ShardID) (journal.Loss, error) {
 	if int(shard) >= len(j.groups) {
-		return Loss{}, fmt.Errorf("there are %d shards", len(j.groups))
+		return journal.Loss{}, fmt.Errorf("there are %d shards", len(j.groups))
 	}
 	g := j.groups[shard]
 	e := g.lost.Load()
 	if e == nil {
-		return Loss{}, ErrNoLoss
+		return journal.Loss{}, journal.ErrNoLoss
 	}
 	if !isOnly(g.log.meta.conf, j.cfg.NodeID) {
-		return Loss{}, ErrPeersHaveIt
+		return journal.Loss{}, ErrPeersHaveIt
 	}
 	term := max(g.log.hard.GetTerm(), uint64(e.Proven.Term)) + lossTermJump
 	commit := g.log.commit
 	if err := g.log.save(nil, &raftpb.HardState{Term: &term, Vote: new(uint64), Commit: &commit}); err != nil {
-		return Loss{}, err
+		return journal.Loss{}, err
 	}
-	next := append([]mark(nil), j.marks.durable...)
-	next[shard] = mark{end: g.durableEnd()}
-	if a := j.marks.durable[shard].applied; g.log.contains(a.Position, g.log.last) {
-		next[shard].applied = a
+	next := append([]highwater.Mark(nil), j.marks.durable...)
+	next[shard] = highwater.Mark{End: g.durableEnd()}
+	if a := j.marks.durable[shard].Applied; g.log.contains(a.Position, g.log.last) {
+		next[shard].Applied = a
 	}
 	j.marks.writing.Lock()
 	defer j.marks.writing.Unlock()
-	for range marksFiles { // both copies: the older one proves the loss as well
+	for range highwater.Copies { // both copies: the older one proves the loss as well
 		if err := j.marks.write(next); err != nil {
-			return Loss{}, err
+			return journal.Loss{}, err
 		}
 	}
-	return Loss{Shard: shard, Have: e.Have, Proven: e.Proven, Proof: e.Proof, From: e.Have.Index + 1, To: e.Proven.Index}, nil
+	return e.Loss(), nil
 }

@@ -14,6 +14,7 @@ import (
 
 	"github.com/bongsu-im/bongsu/internal/durable"
 	"github.com/bongsu-im/bongsu/journal"
+	"github.com/bongsu-im/bongsu/journal/highwater"
 	"github.com/bongsu-im/bongsu/journal/journaltest"
 )
 
@@ -267,9 +268,9 @@ func cutTail(t testing.TB, cfg Config, shard journal.ShardID, index uint64, mark
 		t.Fatal(err)
 	}
 	if marksToo {
-		next := append([]mark(nil), j.marks.durable...)
-		next[shard] = mark{}
-		for range marksFiles {
+		next := append([]highwater.Mark(nil), j.marks.durable...)
+		next[shard] = highwater.Mark{}
+		for range highwater.Copies {
 			if err := j.marks.write(next); err != nil {
 				t.Fatal(err)
 			}

@@ -14,6 +14,7 @@ import (
 
 	"github.com/bongsu-im/bongsu/internal/durable"
 	"github.com/bongsu-im/bongsu/journal"
+	"github.com/bongsu-im/bongsu/journal/highwater"
 )
 
 // TestFirstErrorFences: invariant 7. The error comes once; the disk works again
@@ -69,7 +70,7 @@ func TestFirstErrorFences(t *testing.T) {
 					t.Fatal("the error was never met")
 				}
 				l.SetMark(journal.Mark{Position: acked[len(acked)-1]})
-				if isMarks("marks.tmp") && c.match("marks.tmp") {
+				if c.match("marks.0") {
 					if err := j.SyncMarks(); err != nil && !errors.As(err, &fenced) {
 						t.Fatalf("marks: %v", err)
 					}
@@ -173,7 +174,7 @@ func TestLostTail(t *testing.T) {
 	if err := j.Close(); err != nil { // writes the marks
 		t.Fatal(err)
 	}
-	if loss, err := AcceptLoss(cfg, 1); !errors.Is(err, ErrNoLoss) {
+	if loss, err := AcceptLoss(cfg, 1); !errors.Is(err, journal.ErrNoLoss) {
 		t.Fatalf("accepting no loss: %+v, %v", loss, err)
 	}
 	cutTail(t, cfg, 1, uint64(ps[6].Index), false)
@@ -273,8 +274,8 @@ func TestLeaseIsCoveredByMarks(t *testing.T) {
 	j := mustOpen(t, cfg)
 	lease := mustLease(t, j.Log(0))
 	m := marks{fs: disk, dir: "/data"}
-	if damage := m.load(1); len(damage) > 0 || m.durable[0].end.Term != lease.Term {
-		t.Fatalf("marks on disk are of term %d, the lease is of %d; %v", m.durable[0].end.Term, lease.Term, damage)
+	if damage := m.load(1); len(damage) > 0 || m.durable[0].End.Term != lease.Term {
+		t.Fatalf("marks on disk are of term %d, the lease is of %d; %v", m.durable[0].End.Term, lease.Term, damage)
 	}
 }
 
@@ -380,7 +381,7 @@ func TestScrubRenewsMarks(t *testing.T) {
 	j := mustOpen(t, cfg)
 	mustAppend(t, j.Log(0), mustLease(t, j.Log(0)), "x")
 	writeFile(t, disk, "/data/marks.0", []byte("rot"))
-	var bad *MarksError
+	var bad *highwater.Error
 	if err := j.Scrub(bg, nil); !errors.As(err, &bad) || bad.File != "marks.0" || j.Fenced() != nil {
 		t.Fatalf("scrub: %v, fenced: %v", err, j.Fenced())
 	}

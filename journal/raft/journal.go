@@ -32,6 +32,7 @@ import (
 	"github.com/bongsu-im/bongsu/internal/clock"
 	"github.com/bongsu-im/bongsu/internal/durable"
 	"github.com/bongsu-im/bongsu/journal"
+	"github.com/bongsu-im/bongsu/journal/highwater"
 )
 
 // Config configures a Journal. The zero value of everything but Dir is safe.
@@ -276,8 +277,8 @@ func (j *Journal) isFresh() (bool, error) {
 // the store was lost, which compare will find.
 func (j *Journal) create(known bool) error {
 	if !known {
-		empty := make([]mark, j.cfg.Shards)
-		for range marksFiles {
+		empty := make([]highwater.Mark, j.cfg.Shards)
+		for range highwater.Copies {
 			if err := j.marks.write(empty); err != nil {
 				return err
 			}
@@ -352,7 +353,7 @@ func (j *Journal) armMarks() error {
 	defer j.marks.writing.Unlock()
 	j.marks.armed = true
 	for _, d := range j.damage {
-		var bad *MarksError
+		var bad *highwater.Error
 		if errors.As(d, &bad) {
 			j.cfg.Logger.Error("a copy of the high-water marks is damaged and is written again", "err", bad)
 			return j.marks.renew()
@@ -393,7 +394,7 @@ func (j *Journal) Log(shard journal.ShardID) journal.Log {
 
 // Mark returns the shard's newest mark: the one that was durable at the last
 // start, or what SetMark has raised it to.
-func (j *Journal) Mark(shard journal.ShardID) journal.Mark { return j.marks.get(shard) }
+func (j *Journal) Mark(shard journal.ShardID) journal.Mark { return j.marks.Get(shard) }
 
 // SyncMarks implements journal.Journal.
 func (j *Journal) SyncMarks() error {

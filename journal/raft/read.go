@@ -88,7 +88,7 @@ func (g *group) Contains(p journal.Position) bool {
 }
 
 // SetMark implements journal.Log.
-func (g *group) SetMark(m journal.Mark) { g.j.marks.set(g.shard, m) }
+func (g *group) SetMark(m journal.Mark) { g.j.marks.Set(g.shard, m) }
 
 // Trim implements journal.Log.
 func (g *group) Trim(ctx context.Context, upTo journal.Index) error {

@@ -10,6 +10,7 @@ import (
 	"github.com/cockroachdb/pebble/v2/sstable"
 
 	"github.com/bongsu-im/bongsu/journal"
+	"github.com/bongsu-im/bongsu/journal/highwater"
 )
 
 // scrubBytes is how much is read in one step, between looks at the context.
@@ -72,9 +73,9 @@ func (j *Journal) scrubMarks() error {
 	j.marks.writing.Lock() // the ticker replaces the files
 	defer j.marks.writing.Unlock()
 	var bad []error
-	for _, name := range marksFiles {
+	for _, name := range highwater.Copies {
 		if _, _, err := j.marks.read(name); err != nil {
-			bad = append(bad, &MarksError{File: name, Cause: err})
+			bad = append(bad, &highwater.Error{File: name, Cause: err})
 		}
 	}
 	if len(bad) == 0 {
