@@ -53,7 +53,7 @@ func (r trimRules) withDefaults() trimRules {
 type trimNeeds struct {
 	first journal.Index // the first entry that is not trimmed
 	floor journal.Index // every member that was heard of lately has all up to here
-	alone bool          // there is no other member
+	alone bool          // no other machine is sure to have anything
 }
 
 // trimState is what a decision about one shard stands on.
@@ -299,6 +299,18 @@ func raftNeeds(j *raft.Journal) func(context.Context, journal.ShardID) (trimNeed
 		if err != nil {
 			return trimNeeds{}, err
 		}
-		return trimNeeds{first: s.First, floor: floor, alone: len(s.Members) == 1}, nil
+		return needsOf(s, floor), nil
 	}
+}
+
+// needsOf reads a shard's status. A learner that was added and never came is
+// nobody to rely on: as long as there is one voter, what it has is all there is.
+func needsOf(s raft.Status, floor journal.Index) trimNeeds {
+	voters := 0
+	for _, m := range s.Members {
+		if m.Voter {
+			voters++
+		}
+	}
+	return trimNeeds{first: s.First, floor: floor, alone: voters < 2}
 }

@@ -17,6 +17,7 @@ import (
 	"github.com/bongsu-im/bongsu/internal/clock"
 	"github.com/bongsu-im/bongsu/journal"
 	"github.com/bongsu-im/bongsu/journal/memory"
+	"github.com/bongsu-im/bongsu/journal/raft"
 )
 
 // What goes, by what is known (DESIGN §5). The log of the table has entries 101
@@ -60,6 +61,25 @@ func TestTrimTarget(t *testing.T) {
 		c.change(&r, &s)
 		if got := trimTarget(r, s, now); got != c.want {
 			t.Errorf("%s: up to %d, want %d", c.name, got, c.want)
+		}
+	}
+}
+
+// Who counts as another machine that has what is trimmed here.
+func TestTrimNeeds(t *testing.T) {
+	one, two, learner := raft.Member{Node: 1, Voter: true}, raft.Member{Node: 2, Voter: true}, raft.Member{Node: 3}
+	for _, c := range []struct {
+		members []raft.Member
+		alone   bool
+	}{
+		{nil, true},
+		{[]raft.Member{one}, true},
+		{[]raft.Member{one, learner}, true},
+		{[]raft.Member{one, two}, false},
+		{[]raft.Member{one, two, learner}, false},
+	} {
+		if got := needsOf(raft.Status{First: 7, Members: c.members}, 9); got != (trimNeeds{first: 7, floor: 9, alone: c.alone}) {
+			t.Errorf("with %v: %+v", c.members, got)
 		}
 	}
 }
@@ -127,7 +147,7 @@ func TestTrimmer(t *testing.T) {
 			return []*journalv1.Mark{{Index: uint64(index)}, {Index: uint64(index)}}
 		}
 		first := firstOf(t, logs[0])
-		time.Sleep(2 * time.Hour) // virtual
+		time.Sleep(150 * time.Minute) // virtual: between two rounds at rest
 		if got := firstOf(t, logs[0]); got != first {
 			t.Errorf("before any flush it was trimmed up to %d", got)
 		}
