@@ -65,7 +65,7 @@ func (a *addresses) leave(i int64) {
 
 // patience is how long an address may serve nothing, although it is asked,
 // before another one is tried.
-const patience = 2 * time.Second
+const patience = 1500 * time.Millisecond
 
 // call makes one call at the address in use. One that cannot be reached has been
 // sent nothing, so the next is asked at once; after another failure to serve the

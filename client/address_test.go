@@ -171,8 +171,8 @@ func TestConnLeavesAServerThatServesNothing(t *testing.T) {
 					}
 					time.Sleep(100 * time.Millisecond)
 				}
-				if d := time.Since(began); d < 2*time.Second || d > 4*time.Second {
-					t.Errorf("served again after %v, want 2 to 4 s", d)
+				if d := time.Since(began); d < 1500*time.Millisecond || d > 4*time.Second {
+					t.Errorf("served again after %v, want 1.5 to 4 s", d)
 				}
 			})
 		})

@@ -21,7 +21,7 @@ type Config struct {
 	// BaseURL of the server, such as "http://127.0.0.1:8080".
 	BaseURL string
 	// BaseURLs are more addresses of the same messenger. The one in use is left
-	// for the next when it does not answer, or has served nothing for 2 s.
+	// for the next when it does not answer, or has served nothing for 1.5 s.
 	BaseURLs []string
 	// HTTPClient carries RPC calls and opens sockets; nil means one of the
 	// client's own. Its Timeout should be 0: deadlines come from contexts.

@@ -2,6 +2,7 @@ package drill
 
 import (
 	"cmp"
+	"fmt"
 	"slices"
 	"sync"
 	"time"
@@ -33,12 +34,21 @@ type noted struct {
 	text     string
 	intended time.Time
 	attempts int
+	tries    []try // the first and the newest failed ones
 	// Of the first acknowledgement; zero while there is none.
 	answered time.Time
 	seq      uint64
 	// again is a later acknowledgement that named another place.
 	again uint64
 }
+
+// try is an attempt that failed.
+type try struct {
+	at  time.Time
+	err error
+}
+
+const maxTries = 12
 
 // acked is one acknowledgement.
 type acked struct {
@@ -84,11 +94,15 @@ func (a *account) intend(k *keeper, e client.Entry) {
 }
 
 // retry notes that one more attempt will be made.
-func (a *account) retry(e client.Entry, _ error) {
+func (a *account) retry(e client.Entry, err error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if m := a.messages[e.ClientID]; m != nil && m.seq == 0 {
 		m.attempts++
+		if len(m.tries) == maxTries {
+			m.tries = slices.Delete(m.tries, maxTries/2, maxTries/2+1)
+		}
+		m.tries = append(m.tries, try{time.Now(), err})
 	}
 }
 
@@ -185,6 +199,28 @@ func (a *account) longestWait(from, to time.Time) (longest time.Duration) {
 		longest = max(longest, waited)
 	}
 	return longest
+}
+
+// slow tells of the messages that waited longer than a bound, in words: when
+// each was meant, how long it took, and why its attempts failed.
+func (a *account) slow(began time.Time, bound time.Duration) (said []string, longest time.Duration) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for _, m := range a.order {
+		waited := m.answered.Sub(m.intended)
+		if m.seq == 0 {
+			waited = time.Since(m.intended)
+		}
+		if longest = max(longest, waited); waited < bound {
+			continue
+		}
+		text := fmt.Sprintf("message %s of sender %d in %s, meant at %.2f s, waited %v over %d attempts:", m.clientID, m.who, m.roomID, m.intended.Sub(began).Seconds(), waited.Round(time.Millisecond), m.attempts)
+		for _, t := range m.tries {
+			text += fmt.Sprintf(" [%.2f s: %v]", t.at.Sub(began).Seconds(), t.err)
+		}
+		said = append(said, text)
+	}
+	return said, longest
 }
 
 // newest is the highest place acknowledged in each room.

@@ -10,6 +10,7 @@ import (
 	"math/rand/v2"
 	"net/http"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -57,6 +58,9 @@ func (c *ClusterConfig) fill() {
 	}
 }
 
+// slowSend is how long a message must have waited to be told of in the log.
+const slowSend = 3 * time.Second
+
 // judging is how much before the end no fault begins any more: the rest is for
 // reading everything back.
 const judging = 20 * time.Second
@@ -92,8 +96,13 @@ func Cluster(ctx context.Context, cfg ClusterConfig) (*ClusterResult, error) {
 	} else if err := os.MkdirAll(folder, 0o700); err != nil {
 		return r, fmt.Errorf("make the folder: %w", err)
 	}
-	w := &clusterWorld{cfg: cfg, account: newAccount(), line: &timeline{began: time.Now()}, show: newTicker(cfg.Out), result: r}
-	err := w.run(ctx, folder)
+	file, err := os.Create(filepath.Join(folder, "drill.log"))
+	if err != nil {
+		return r, fmt.Errorf("make the drill's log: %w", err)
+	}
+	defer func() { _ = file.Close() }() // it is for people who look for what went wrong
+	w := &clusterWorld{cfg: cfg, account: newAccount(), line: &timeline{began: time.Now(), file: file}, show: newTicker(cfg.Out), result: r}
+	err = w.run(ctx, folder)
 	r.Seconds = time.Since(w.line.began).Seconds()
 	return r, err
 }
@@ -167,7 +176,7 @@ func (w *clusterWorld) run(ctx context.Context, folder string) (err error) {
 	h := &http.Client{Transport: &http.Transport{DialContext: w.muffler.DialContext, MaxIdleConnsPerHost: 64}}
 	defer h.CloseIdleConnections()
 	if w.talk, err = newTalk(ctx, talkConfig{
-		URLs: urls, HTTP: h, Seed: w.cfg.Seed, People: w.cfg.People, Lanes: w.cfg.Lanes, Shards: w.shards, Pause: w.cfg.Pause,
+		URLs: urls, HTTP: h, Seed: w.cfg.Seed, People: w.cfg.People, Lanes: w.cfg.Lanes, Shards: w.shards, Pause: w.cfg.Pause, Log: w.line.log,
 	}, w.account, func(n int) { w.show("signing up %d of %d", n, w.cfg.People+1) }); err != nil {
 		return err
 	}
@@ -255,8 +264,10 @@ func (w *clusterWorld) progress(ctx context.Context, f Fault, d time.Duration) b
 func (w *clusterWorld) suffer(ctx context.Context, f Fault) (r FaultRecord, err error) {
 	r = FaultRecord{Number: f.Number, Kind: f.Kind, Begin: w.line.now()}
 	w.show("fault %d of %d: %s · %d acknowledged · %d under way", f.Number, w.cfg.Faults, f.Kind, w.account.acknowledged(), w.account.flying())
+	w.line.log("fault %d %s", f.Number, f.Kind)
 	err = inflictors[f.Kind](ctx, w, f, &r)
 	r.End = w.line.now()
+	w.line.log("fault %d %s of %v is over, fired %v: %s %s %v", f.Number, f.Kind, r.Nodes, r.Fired, r.Proof, r.Wrong, err)
 	// Whatever happened, from here on nothing is broken.
 	err = errors.Join(err, w.network.Heal())
 	for _, n := range w.cell.members() {
@@ -270,6 +281,7 @@ func (w *clusterWorld) suffer(ctx context.Context, f Fault) (r FaultRecord, err 
 		return r, errors.New("the cluster did not become whole again")
 	}
 	r.Whole = w.line.now()
+	w.line.log("whole")
 	return r, nil
 }
 
@@ -314,10 +326,21 @@ func (w *clusterWorld) judge(ctx context.Context) error {
 		sides = append(sides, read...)
 	}
 	r.Acknowledged = w.account.acknowledged()
+	w.tellProblems() // first: they explain what the judges find
 	r.judged(oracle.Judge(w.account.acknowledgements(), sides))
 	w.judgeOrder()
 	r.Figures = w.figures()
 	r.Figures["histories_read"], r.Figures["live_streams"] = float64(len(sides)-live), float64(live)
+	r.Notes, r.leads = w.line.notes, w.line.leads
+	r.talking, r.waits = w.line.talking.Sub(w.line.began).Seconds(), w.account.perSecond(w.line.began)
+	r.nodes = w.cfg.Nodes
+	r.verdict()
+	return nil
+}
+
+// tellProblems tells what went wrong before anything was judged.
+func (w *clusterWorld) tellProblems() {
+	r := w.result
 	if w.ended != nil {
 		r.problem("ended early: %v", w.ended)
 	}
@@ -327,15 +350,10 @@ func (w *clusterWorld) judge(ctx context.Context) error {
 		}
 	}
 	w.talk.mu.Lock()
+	defer w.talk.mu.Unlock()
 	for _, p := range w.talk.problems {
 		r.problem("%s", p)
 	}
-	w.talk.mu.Unlock()
-	r.Notes, r.leads = w.line.notes, w.line.leads
-	r.talking, r.waits = w.line.talking.Sub(w.line.began).Seconds(), w.account.perSecond(w.line.began)
-	r.nodes = w.cfg.Nodes
-	r.verdict()
-	return nil
 }
 
 // judgeOrder has porcupine judge each room, as many at once as there are
@@ -409,6 +427,11 @@ func (w *clusterWorld) figures() map[string]float64 {
 	quantiles("freeze", frozen)
 	quantiles("cut", cut)
 	out["messages_sent_again"] = float64(w.account.retried())
+	slow, longest := w.account.slow(w.line.began, slowSend)
+	for _, text := range slow {
+		w.line.log("%s", text)
+	}
+	out["longest_wait_ms"], out["messages_that_waited_over_3s"] = float64(longest)/float64(time.Millisecond), float64(len(slow))
 	out["rooms"] = float64(len(w.talk.rooms))
 	out["processes_ended_by_themselves"] = float64(len(w.line.notes))
 	return out

@@ -44,7 +44,8 @@ type talkConfig struct {
 	People int
 	Lanes  int
 	Shards int
-	Pause  time.Duration // between two messages of a writer: 0 to this
+	Pause  time.Duration                    // between two messages of a writer: 0 to this
+	Log    func(format string, args ...any) // told of every problem at once; nil for none
 }
 
 // talkRoom is a room of one episode.
@@ -128,6 +129,9 @@ func (t *talk) close() {
 }
 
 func (t *talk) complain(format string, args ...any) {
+	if t.cfg.Log != nil {
+		t.cfg.Log(format, args...)
+	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if len(t.problems) < oracle.MaxDetails {

@@ -2,6 +2,7 @@ package drill
 
 import (
 	"fmt"
+	"io"
 	"slices"
 	"sync"
 	"time"
@@ -13,6 +14,7 @@ type timeline struct {
 	talking time.Time // when people began; set before anyone reads it
 
 	mu    sync.Mutex
+	file  io.Writer // gets every line at once; nil for none
 	leads []leadsAt
 	notes []Note
 }
@@ -36,10 +38,21 @@ const maxNotes = 500
 func (l *timeline) now() float64 { return time.Since(l.began).Seconds() }
 
 func (l *timeline) note(node int, format string, args ...any) {
+	l.log("n%d %s", node+1, fmt.Sprintf(format, args...))
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if len(l.notes) < maxNotes {
 		l.notes = append(l.notes, Note{At: time.Since(l.began).Seconds(), Node: fmt.Sprintf("n%d", node+1), Text: fmt.Sprintf(format, args...)})
+	}
+}
+
+// log writes a line of the drill's own log.
+func (l *timeline) log(format string, args ...any) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.file != nil {
+		// A log that cannot be written spoils no run.
+		_, _ = fmt.Fprintf(l.file, "%s %8.2f  %s\n", time.Now().UTC().Format("15:04:05.000"), time.Since(l.began).Seconds(), fmt.Sprintf(format, args...))
 	}
 }
 
