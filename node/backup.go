@@ -78,7 +78,7 @@ func clusterOf(j journalStore) (backup.ClusterID, error) {
 }
 
 // newWriter makes the writer of an archive of a journal.
-func newWriter(cfg Config, to BackupConfig, id identity, j journalStore) (*backup.Writer, error) {
+func newWriter(cfg Config, to BackupConfig, id identity, j journalStore, base func(context.Context, journal.ShardID) (*backup.Base, func() error, error)) (*backup.Writer, error) {
 	cluster, err := clusterOf(j)
 	if err != nil {
 		return nil, err
@@ -93,7 +93,7 @@ func newWriter(cfg Config, to BackupConfig, id identity, j journalStore) (*backu
 	}
 	return backup.NewWriter(backup.Config{
 		Store: store, Recipients: recipients, Cluster: cluster, Node: id.Node, Cell: id.Cell, Shards: id.Shards,
-		Version: cfg.Version, Log: j.Log, Clock: cfg.Clock, Logger: cfg.Logger, Rate: to.Rate,
+		Version: cfg.Version, Log: j.Log, Clock: cfg.Clock, Logger: cfg.Logger, Rate: to.Rate, Base: base,
 		Files: func() (map[string][]byte, error) { return readKeys(cfg.FS, Layout{cfg.Data}) },
 	})
 }
@@ -143,7 +143,7 @@ func Backup(ctx context.Context, cfg Config, to BackupConfig) (_ backup.Stats, e
 		return none, fmt.Errorf("open journal: %w", err)
 	}
 	defer func() { err = errors.Join(err, j.Close()) }()
-	w, err := newWriter(cfg, to, identity, j)
+	w, err := newWriter(cfg, to, identity, j, nil) // views at rest may be behind; a server makes bases
 	if err != nil {
 		return none, err
 	}
@@ -175,7 +175,7 @@ type archiver struct {
 }
 
 func newArchiver(c *Core, registry prometheus.Registerer) (*archiver, error) {
-	w, err := newWriter(c.config, c.config.Backup, c.identity, c.Journal)
+	w, err := newWriter(c.config, c.config.Backup, c.identity, c.Journal, c.makeBase)
 	if err != nil {
 		return nil, fmt.Errorf("backup: %w", err)
 	}
@@ -192,6 +192,19 @@ func newArchiver(c *Core, registry prometheus.Registerer) (*archiver, error) {
 		}
 	}
 	return a, nil
+}
+
+// makeBase makes what a shard's chain may begin anew with.
+func (c *Core) makeBase(ctx context.Context, shard journal.ShardID) (*backup.Base, func() error, error) {
+	at, view, err := c.Shards.MakeSnapshot(ctx, shard)
+	if err != nil {
+		return nil, nil, err
+	}
+	log, err := c.Journal.(*raft.Journal).BaseOf(shard, at) // no other journal is archived
+	if err != nil {
+		return nil, nil, errors.Join(err, view.Close())
+	}
+	return &backup.Base{At: at, Log: log, View: view}, view.Close, nil
 }
 
 // owned are the shards that this node decides for; nobody else archives them.

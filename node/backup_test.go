@@ -13,6 +13,7 @@ import (
 
 	"github.com/bongsu-im/bongsu/backup"
 	"github.com/bongsu-im/bongsu/client"
+	"github.com/bongsu-im/bongsu/journal"
 	"github.com/bongsu-im/bongsu/node"
 )
 
@@ -138,6 +139,48 @@ func TestRestoreGivesTheSameView(t *testing.T) {
 	if _, err := node.Restore(t.Context(), last, node.RestoreConfig{From: to, Identities: private, Cluster: r.Cluster}); err != nil {
 		t.Errorf("with the cluster named: %v", err)
 	}
+}
+
+// A journal that was trimmed before it was archived: the archive begins with the
+// views, and what is restored from it is the same all the same.
+func TestRestoreBehindTrimmedJournals(t *testing.T) {
+	public, private := backupKeys(t)
+	cfg := seeded(t, 3000)
+	withCore(t, cfg, func(core *node.Core) {
+		if err := core.View.Flush(); err != nil {
+			t.Fatal(err)
+		}
+		for s, mark := range core.View.Marks() {
+			if err := core.Journal.Log(journal.ShardID(s)).Trim(t.Context(), journal.Index(mark.GetIndex())); err != nil {
+				t.Fatal(err)
+			}
+		}
+	})
+	to := filepath.Join(t.TempDir(), "archive")
+	more(t, cfg, 3300) // not archived, not trimmed
+	archiving := cfg
+	archiving.Backup = node.BackupConfig{To: to, Recipients: []string{public}, Every: 10 * time.Millisecond}
+	more(t, archiving, 3600)
+	more(t, archiving, 3900)
+	want := dump(t, cfg)
+	again := cfg
+	again.Data = filepath.Join(t.TempDir(), "restored")
+	r, err := node.Restore(t.Context(), again, node.RestoreConfig{From: to, Identities: private})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, s := range r.Shards {
+		if s.Base == 0 || s.Index <= s.Base {
+			t.Errorf("shard %d: base %d, up to %d", s.Shard, s.Base, s.Index)
+		}
+	}
+	got := dump(t, again)
+	for s := range want {
+		if got[s] != want[s] || len(got[s]) == 0 {
+			t.Errorf("shard %d: %d bytes of view instead of %d, or others", s, len(got[s]), len(want[s]))
+		}
+	}
+	more(t, again, 4200) // it goes on
 }
 
 func TestRestoreUntil(t *testing.T) {

@@ -10,9 +10,11 @@ import (
 	"time"
 
 	"github.com/bongsu-im/bongsu/backup"
+	journalv1 "github.com/bongsu-im/bongsu/gen/bongsu/journal/v1"
 	"github.com/bongsu-im/bongsu/internal/durable"
 	"github.com/bongsu-im/bongsu/journal"
 	"github.com/bongsu-im/bongsu/journal/raft"
+	"github.com/bongsu-im/bongsu/view"
 )
 
 // RestoreConfig says what Restore makes a data folder from.
@@ -44,6 +46,7 @@ type RestoredShard struct {
 	Shard int    `json:"shard"`
 	Term  uint64 `json:"term"`
 	Index uint64 `json:"index"`
+	Base  uint64 `json:"base,omitempty"` // its view was restored as it was there
 }
 
 // unfinished marks a folder that a restore is filling.
@@ -90,6 +93,9 @@ func Restore(ctx context.Context, cfg Config, from RestoreConfig) (*Restored, er
 	if err := r.journal(ctx, cfg, from, archive, id); err != nil {
 		return nil, err
 	}
+	if err := r.views(ctx, cfg, from, archive, id); err != nil {
+		return nil, fmt.Errorf("restore views: %w", err)
+	}
 	if err := finishRestore(cfg, archive.Manifest.Files, id); err != nil {
 		return nil, err
 	}
@@ -119,7 +125,7 @@ func prepare(cfg Config) error {
 	if err := durable.WriteFile(fs, fs.PathJoin(cfg.Data, unfinished), []byte("bongsu restore has not finished here; run it again\n"), 0o600); err != nil {
 		return fmt.Errorf("mark data folder: %w", err)
 	}
-	for _, dir := range []string{layout.Journal(), layout.Keys()} {
+	for _, dir := range []string{layout.Journal(), layout.View(), layout.Keys()} {
 		if err := fs.RemoveAll(dir); err != nil {
 			return fmt.Errorf("empty data folder: %w", err)
 		}
@@ -131,16 +137,13 @@ func prepare(cfg Config) error {
 func (r *Restored) journal(ctx context.Context, cfg Config, from RestoreConfig, archive *backup.Archive, id identity) error {
 	var entries, bytes atomic.Uint64
 	history := func(shard journal.ShardID) (h raft.History, err error) {
-		until := backup.Until{Index: journal.Index(from.UntilIndex[int(shard)])}
-		if until.Index == 0 {
-			until.Time = from.UntilTime
-		}
+		until := from.until(shard)
 		b, err := archive.Base(ctx, shard, until)
 		if err != nil {
 			return h, err
 		}
 		if b != nil {
-			return h, fmt.Errorf("the archive of shard %d begins with a snapshot of its view at index %d, which this release cannot take in", shard, b.At.Index)
+			h.Base, h.At = b.Log, b.At
 		}
 		h.Entries = func(yield func(journal.Entry, error) bool) {
 			for e, err := range archive.Entries(ctx, shard, until) {
@@ -168,6 +171,45 @@ func (r *Restored) journal(ctx context.Context, cfg Config, from RestoreConfig, 
 	r.Entries, r.Bytes = entries.Load(), bytes.Load()
 	for s, end := range ends {
 		r.Shards = append(r.Shards, RestoredShard{Shard: s, Term: uint64(end.Term), Index: uint64(end.Index)})
+	}
+	return nil
+}
+
+// until is where a shard's history shall end.
+func (f *RestoreConfig) until(shard journal.ShardID) backup.Until {
+	if index := f.UntilIndex[int(shard)]; index != 0 {
+		return backup.Until{Index: journal.Index(index)}
+	}
+	return backup.Until{Time: f.UntilTime}
+}
+
+// views puts those views in place that shards' histories begin with; the others
+// are made by the next start.
+func (r *Restored) views(ctx context.Context, cfg Config, from RestoreConfig, archive *backup.Archive, id identity) (err error) {
+	var store *view.Store
+	defer func() {
+		if store != nil {
+			err = errors.Join(err, store.Close())
+		}
+	}()
+	for s := range id.Shards {
+		b, err := archive.Base(ctx, journal.ShardID(s), from.until(journal.ShardID(s)))
+		if err != nil {
+			return err
+		}
+		if b == nil {
+			continue
+		}
+		if store == nil {
+			if store, err = view.Open(view.Config{Dir: Layout{cfg.Data}.View(), FS: cfg.FS, Shards: id.Shards, Layout: viewLayout, Logger: cfg.Logger}); err != nil {
+				return err
+			}
+		}
+		at := &journalv1.Mark{Term: uint64(b.At.Term), Index: uint64(b.At.Index), Hash: b.At.Hash[:]}
+		if err := store.Shard(s).Restore(ctx, at, b.View); err != nil {
+			return err
+		}
+		r.Shards[s].Base = at.Index
 	}
 	return nil
 }
