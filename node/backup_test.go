@@ -181,6 +181,10 @@ func TestRestoreBehindTrimmedJournals(t *testing.T) {
 		}
 	}
 	more(t, again, 4200) // it goes on
+	report, err := node.Check(t.Context(), again, func(string, int, int) {})
+	if err != nil || !report.Whole() {
+		t.Errorf("%v\n%s", err, report.Text())
+	}
 }
 
 func TestRestoreUntil(t *testing.T) {

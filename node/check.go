@@ -80,7 +80,9 @@ func (r *Report) journal(ctx context.Context, cfg Config, layout Layout, identit
 	r.sort(j.Damage())
 	chains := make([]journal.Chain, identity.Shards)
 	for i := range chains {
-		chains[i].From([32]byte{}) // nothing is trimmed on one machine, so every chain begins at its beginning
+		if whole(ctx, j.Log(journal.ShardID(i))) {
+			chains[i].From([32]byte{}) // every chain begins at its beginning, unless that was trimmed
+		}
 	}
 	err = j.ScrubEntries(ctx, func(done uint64) {
 		r.Entries = done
@@ -90,6 +92,15 @@ func (r *Report) journal(ctx context.Context, cfg Config, layout Layout, identit
 		r.Damaged = append(r.Damaged, err)
 	}
 	return errors.Join(ctx.Err(), j.Close())
+}
+
+// whole tells whether a log has all entries from the first on.
+func whole(ctx context.Context, l journal.Log) bool {
+	if l.Last().Index == 0 {
+		return true
+	}
+	_, err := l.Read(ctx, 0, 1)
+	return !errors.Is(err, journal.ErrTrimmed)
 }
 
 // sort tells missing tails from other damage.
