@@ -5,7 +5,7 @@ BUF := $(GO) tool -modfile=tools/go.mod buf
 LDFLAGS := -s -w -X main.version=$(shell git describe --always --dirty 2>/dev/null || echo dev)
 WEB_SOURCES := $(shell git ls-files -co --exclude-standard web 2>/dev/null | grep -v -e '^web/dist' -e '\.go$$')
 
-.PHONY: help run build client test check generate generated test-go test-race test-web test-e2e test-drill drill bench fuzz vuln screenshots peers test-peers test-deploy
+.PHONY: help run build client test check generate generated test-go test-race test-web test-e2e test-drill drill bench fuzz vuln screenshots peers test-peers test-deploy demo cluster sim
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -15,6 +15,12 @@ run: build ## build everything and serve http://localhost:8080 with data in ./da
 
 build: web/dist/index.html ## build bin/bongsu with the client embedded
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/bongsu ./cmd/bongsu
+
+demo: build ## three nodes, bots that talk, and a page with buttons to break them: http://localhost:8090
+	@exec bin/bongsu demo
+
+cluster: build ## three nodes on this machine, data in ./data-cluster; Ctrl-C stops them all
+	@exec bin/bongsu demo --plain --data data-cluster
 
 client: web/dist/index.html ## build the web client into web/dist
 
@@ -52,11 +58,15 @@ test-drill: build ## a slice of the drills, as CI runs it
 	bin/bongsu drill crash --kills 12 --seconds 90
 	bin/bongsu drill power --cuts 100 --seconds 180
 	bin/bongsu drill restore --messages 20000 --load 4s --seconds 120
+	bin/bongsu drill cluster --faults 12 --seconds 240
 
 drill: build ## the drills in full: 100 kills, 1,000 power cuts, a lost disk
 	bin/bongsu drill crash --kills 100
 	bin/bongsu drill power --cuts 1000
 	bin/bongsu drill restore --messages 1000000
+
+sim: ## the message plane of whole clusters in one process under thousands of seeds, and every mutant
+	$(GO) test ./proof/sim -timeout 3h -sim.seeds 3000
 
 bench: build ## the whole table of workloads, three runs each, with their ceilings (an hour); report in bench.html
 	bin/bongsu bench suite --runs 3 --out bench.json --html bench.html
