@@ -89,7 +89,7 @@ func (m *machine) open() {
 	j := m.raft
 	m.set, err = New(Config{Journal: j, View: m.view, Shards: 1, Feed: m.hear, FetchView: m.fetch,
 		LeaseEnded: func(n int, lease journal.Lease) <-chan struct{} { return j.LeaseEnded(journal.ShardID(n), lease) },
-		Logger: slog.New(slog.NewTextHandler(&m.log, &slog.HandlerOptions{Level: slog.LevelDebug}))})
+		Logger:     slog.New(slog.NewTextHandler(&m.log, &slog.HandlerOptions{Level: slog.LevelDebug}))})
 	if err != nil {
 		m.t.Fatal(err)
 	}
