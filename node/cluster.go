@@ -456,7 +456,7 @@ func (c *cluster) isAbsent(shard int) bool {
 func (c *cluster) neighbours(j *raft.Journal) *Neighbours {
 	c.journal = j
 	return &Neighbours{
-		Self: c.self, Leader: c.leader, Elsewhere: c.elsewhere, LeaseEnded: j.LeaseEnded, Heard: j.Heard, FetchView: j.FetchView,
+		Self: c.self, Leader: c.leader, Elsewhere: c.elsewhere, LeaseEnded: j.LeaseEnded, Heard: j.Heard, FetchView: FetchView(j),
 		Absent: c.isAbsent, Source: c.source, Replaced: func(shard int) { c.core.missedShard(shard) },
 		Node: func(node uint64) RemoteNode {
 			if l := c.link(node); l != nil {

@@ -120,6 +120,7 @@ func OpenCore(ctx context.Context, cfg Config, registry prometheus.Registerer) (
 		return nil, err
 	}
 	c.Plane = plane
+	c.flushed(c.View.Marks()) // what was read back just now is durable
 	c.snapshots.set(c.Shards)
 	var archive *archiver
 	if cfg.Backup.To != "" {

@@ -2,12 +2,14 @@ package shard
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
 	"math/rand/v2"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -30,6 +32,9 @@ type machine struct {
 	ep   *raft.Endpoint
 	raft *raft.Journal
 	stop func()
+
+	mute atomic.Bool  // it cannot fetch a view
+	gave atomic.Int64 // times it gave the leadership away, for want of a view
 }
 
 type machines struct {
@@ -81,8 +86,10 @@ func (m *machine) open() {
 	if err != nil {
 		m.t.Fatalf("view of node %d: %v", m.id, err)
 	}
-	m.set, err = New(Config{Journal: m.raft, View: m.view, Shards: 1, Feed: m.hear, FetchView: m.fetch,
-		Logger: slog.New(slog.NewTextHandler(&m.log, &slog.HandlerOptions{Level: slog.LevelDebug}))})
+	j := m.raft
+	m.set, err = New(Config{Journal: j, View: m.view, Shards: 1, Feed: m.hear, FetchView: m.fetch,
+		LeaseEnded: func(n int, lease journal.Lease) <-chan struct{} { return j.LeaseEnded(journal.ShardID(n), lease) },
+		Logger:     slog.New(slog.NewTextHandler(&m.log, &slog.HandlerOptions{Level: slog.LevelDebug}))})
 	if err != nil {
 		m.t.Fatal(err)
 	}
@@ -96,22 +103,15 @@ func (m *machine) open() {
 	m.stop = func() { cancel(); wg.Wait(); m.stop = nil }
 }
 
-// fetch takes the view from any other machine that gives one.
+// fetch takes the view from the leader, as a node does.
 func (m *machine) fetch(ctx context.Context, shard int) error {
-	err := fmt.Errorf("nobody gives one")
-	for _, o := range m.c.all {
-		if o == m || o.stop == nil {
-			continue
-		}
-		mark, r, e := o.set.MakeSnapshot(ctx, journal.ShardID(shard))
-		if e == nil {
-			e = m.set.RestoreSnapshot(ctx, journal.ShardID(shard), mark, r)
-			_ = r.Close()
-		}
-		if e == nil {
-			return nil
-		}
-		err = e
+	if m.mute.Load() {
+		return errInjected
+	}
+	err := m.raft.FetchView(ctx, journal.ShardID(shard))
+	if errors.Is(err, raft.ErrLeads) {
+		m.gave.Add(1)
+		err = errors.Join(err, m.raft.TransferLeadership(ctx, journal.ShardID(shard), 0))
 	}
 	return err
 }
@@ -125,6 +125,13 @@ func (m *machine) cut(keep float64, seed uint64) {
 	_ = m.view.Close() // onto a disk that nobody sees again
 	_ = m.raft.Close()
 	m.fs = after
+}
+
+func (m *machine) loseView() {
+	m.t.Helper()
+	if err := errors.Join(m.fs.RemoveAll("/view"), durable.SyncDir(m.fs, "/")); err != nil {
+		m.t.Fatal(err)
+	}
 }
 
 // owner waits for the machine that decides.
@@ -242,12 +249,7 @@ func TestMembersTakeSnapshots(t *testing.T) {
 			say(30)
 			c.trim()
 			if round%3 == 2 { // its view is gone as well
-				if err := m.fs.RemoveAll("/view"); err != nil {
-					t.Fatal(err)
-				}
-				if err := durable.SyncDir(m.fs, "/"); err != nil {
-					t.Fatal(err)
-				}
+				m.loseView()
 			}
 			m.open()
 			for range 2 { // and the power goes again, while it takes the snapshot or before or after
@@ -264,6 +266,31 @@ func TestMembersTakeSnapshots(t *testing.T) {
 			t.Errorf("in %d rounds only %d snapshots were taken", rounds, taken)
 		}
 		t.Logf("%d snapshots in %d rounds", taken, rounds)
+
+		// One without a view is made the leader: it gives the shard away.
+		owner := c.owner()
+		m := c.all[int(owner.id)%3]
+		c.trim()
+		m.cut(1, rng.Uint64())
+		m.loseView()
+		m.mute.Store(true)
+		m.open()
+		for range 100 {
+			if err := c.owner().raft.TransferLeadership(context.Background(), 0, m.id); err == nil {
+				break
+			}
+			time.Sleep(50 * time.Millisecond) // virtual
+		}
+		time.Sleep(time.Second) // virtual
+		if lead, _ := m.raft.Leader(0); lead != m.id || m.set.Owns(0) {
+			t.Errorf("node %d leads, it should be %d, which decides: %v", lead, m.id, m.set.Owns(0))
+		}
+		m.mute.Store(false)
+		say(5)
+		c.agree("after one without a view led")
+		if m.gave.Load() == 0 {
+			t.Error("it did not give the leadership away")
+		}
 		c.end()
 	})
 }
