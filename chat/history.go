@@ -48,7 +48,10 @@ func History(r Reader, actor id.ID, q *nodev1.HistoryQuery) (*edgev1.ListRespons
 	if err != nil {
 		return nil, err
 	}
-	p := page{r: r, room: room, limit: limit, first: m.GetJoinedSeq() + 1, last: s.GetLastSeq()}
+	p := page{
+		r: r, room: room, limit: limit, noticeCount: s.GetNoticeCount(),
+		first: m.GetJoinedSeq() + 1, last: s.GetLastSeq(),
+	}
 	if q.AfterSeq != nil {
 		err = p.forward(max(q.GetAfterSeq(), m.GetJoinedSeq()))
 	} else {
@@ -92,6 +95,7 @@ type page struct {
 	r           Reader
 	room        id.ID
 	limit       int
+	noticeCount uint64 // of the room
 	first, last uint64 // what the reader may see
 
 	seqs     []uint64
@@ -181,6 +185,11 @@ func (p *page) response() (*edgev1.ListResponse, error) {
 			}
 			out.Messages = append(out.Messages, e)
 		}
+	}
+	if p.noticeCount <= 1 && p.noticesLow > 0 {
+		// A room's first notice tells that it was made and stands before message
+		// 1. Direct rooms never have another one.
+		return out, nil
 	}
 	var err error
 	out.Notices, err = readNotices(p.r, p.room, p.noticesLow, p.noticesHigh)

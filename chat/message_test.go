@@ -3,6 +3,7 @@ package chat
 import (
 	"encoding/binary"
 	"fmt"
+	"math/rand/v2"
 	"slices"
 	"strings"
 	"testing"
@@ -140,6 +141,62 @@ func TestNoticesAreBounded(t *testing.T) {
 	h := must(History(state, userID("jimin"), &nodev1.HistoryQuery{RoomId: room.Bytes()}))(t)
 	if n := h.GetNotices(); len(n) != MaxPageNotices || n[len(n)-1].GetTitle() != fmt.Sprint(MaxPageNotices+19) || n[0].GetTitle() != "20" {
 		t.Errorf("%d notices, from %q", len(n), n[0].GetTitle())
+	}
+}
+
+// TestNoticesOfPages asks for every page of rooms with one notice and with
+// several, and knows by itself where each notice stands.
+func TestNoticesOfPages(t *testing.T) {
+	seed := rand.Uint64()
+	t.Logf("seed %d", seed)
+	rng := rand.New(rand.NewPCG(seed, 1))
+	for round := range 40 {
+		state, room := pair(t)
+		at := []uint64{0} // behind which message each notice stands
+		last := uint64(1) // the one that pair sends
+		for range rng.IntN(20) {
+			cmd := send("minji", room, fmt.Sprint("b", last), "x")
+			if round%2 == 1 && rng.IntN(3) == 0 {
+				at = append(at, last)
+				cmd = &nodev1.Command{Actor: userID("jimin").Bytes(), Kind: &nodev1.Command_SetTitle{SetTitle: &nodev1.SetTitle{RoomId: room.Bytes(), Title: fmt.Sprint("title ", len(at))}}}
+			} else {
+				last++
+			}
+			if out := must(Step(state, meta, cmd))(t); out.Reply.GetError() != nil {
+				t.Fatal(out.Reply.GetError())
+			}
+		}
+		check := func(q *nodev1.HistoryQuery, low, high uint64) {
+			t.Helper()
+			var want []uint64
+			for _, a := range at {
+				if a >= low && a <= high {
+					want = append(want, a)
+				}
+			}
+			q.RoomId, q.Limit = room.Bytes(), 4
+			var got []uint64
+			for _, n := range must(History(state, userID("jimin"), q))(t).GetNotices() {
+				got = append(got, n.GetAfterSeq())
+			}
+			if !slices.Equal(got, want) {
+				t.Fatalf("round %d: page %v of %d messages has notices behind %v; want %v of %v", round, q, last, got, want, at)
+			}
+		}
+		// The oldest page has what stands before its first message.
+		from := func(end uint64) uint64 {
+			if end <= 4 {
+				return 0
+			}
+			return end - 3
+		}
+		check(&nodev1.HistoryQuery{}, from(last), last)
+		for before := uint64(2); before <= last+1; before++ {
+			check(&nodev1.HistoryQuery{BeforeSeq: before}, from(before-1), before-1)
+		}
+		for after := range last + 1 {
+			check(&nodev1.HistoryQuery{AfterSeq: &after}, after, min(after+4, last))
+		}
 	}
 }
 

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
-	"io"
 	"runtime"
 	"slices"
 	"strings"
@@ -79,16 +78,10 @@ func (sh *Shard) clamp(low, high []byte) (l, h []byte, some bool) {
 	return low, high, bytes.Compare(low, high) < 0
 }
 
-// getter is what pebble.DB and pebble.Snapshot have in common.
-type getter interface {
-	Get(key []byte) ([]byte, io.Closer, error)
-	NewIter(*pebble.IterOptions) (*pebble.Iterator, error)
-}
-
-// get returns a copy of the value, nil if there is none. After any error the
-// store is fenced.
-func (s *Store) get(g getter, key []byte) ([]byte, error) {
-	value, closer, err := g.Get(key)
+// get returns a copy of the newest value, nil if there is none. After any error
+// the store is fenced.
+func (s *Store) get(key []byte) ([]byte, error) {
+	value, closer, err := s.db.Get(key)
 	if errors.Is(err, pebble.ErrNotFound) {
 		if f := s.fence.get(); f != nil {
 			return nil, f // Pebble went on after a failure: absence proves nothing
@@ -111,23 +104,20 @@ func (s *Store) get(g getter, key []byte) ([]byte, error) {
 // cursor walks one range of the store in one direction.
 type cursor struct {
 	s       *Store
-	it      *pebble.Iterator
+	it      *pebble.Iterator // belongs to whoever made the cursor
 	reverse bool
 	key     []byte // nil at the end
 }
 
-func (s *Store) cursor(g getter, low, high []byte, reverse bool) (*cursor, error) {
-	it, err := g.NewIter(&pebble.IterOptions{LowerBound: low, UpperBound: high})
-	if err != nil {
-		return nil, s.readFailed(fmt.Errorf("scan from key %x: %w", low, err))
-	}
+// cursor begins with the first key between the iterator's bounds, or the last.
+func (s *Store) cursor(it *pebble.Iterator, reverse bool) *cursor {
 	c := &cursor{s: s, it: it, reverse: reverse}
 	if reverse {
 		c.settle(it.Last())
 	} else {
 		c.settle(it.First())
 	}
-	return c, nil
+	return c
 }
 
 func (c *cursor) next() {
@@ -161,8 +151,9 @@ func (c *cursor) value() ([]byte, error) {
 	return value, nil
 }
 
-func (c *cursor) close() error {
-	if err := c.it.Close(); err != nil {
+// err tells whether the cursor got where it is without a failure.
+func (c *cursor) err() error {
+	if err := c.it.Error(); err != nil {
 		return c.s.readFailed(fmt.Errorf("scan: %w", err))
 	}
 	if f := c.s.fence.get(); f != nil {
@@ -171,30 +162,51 @@ func (c *cursor) close() error {
 	return nil
 }
 
-func (s *Store) scan(g getter, low, high []byte, reverse bool, fn func(key, value []byte) bool) error {
-	c, err := s.cursor(g, low, high, reverse)
-	if err != nil {
-		return err
-	}
+// scan shows fn what lies between the iterator's bounds.
+func (s *Store) scan(it *pebble.Iterator, reverse bool, fn func(key, value []byte) bool) error {
+	c := s.cursor(it, reverse)
 	for ; c.key != nil; c.next() {
 		value, err := c.value()
 		if err != nil {
-			_ = c.it.Close() // the same failure
 			return err
 		}
 		if !fn(c.key, value) {
 			break
 		}
 	}
-	return c.close()
+	return c.err()
+}
+
+// iter is an iterator over a range as it is now. Its end is for done to tell.
+func (s *Store) iter(low, high []byte) (*pebble.Iterator, error) {
+	it, err := s.db.NewIter(&pebble.IterOptions{LowerBound: low, UpperBound: high})
+	if err != nil {
+		return nil, s.readFailed(fmt.Errorf("scan from key %x: %w", low, err))
+	}
+	return it, nil
+}
+
+// done closes an iterator; err is what became of its use.
+func (s *Store) done(it *pebble.Iterator, err error) error {
+	if failed := it.Close(); err == nil && failed != nil {
+		return s.readFailed(fmt.Errorf("scan: %w", failed))
+	}
+	return err
 }
 
 // Reader is a consistent look at one shard as it was when the reader was made.
 // It implements chat.Reader and must be closed; it is for short use (a page, a
-// list), as it keeps old versions from being compacted away.
+// list), as it keeps what it looks at from being freed, compacted or not.
+//
+// It is one iterator that is moved from look-up to look-up. What a page needs of
+// a room lies together in a few tables; with an iterator for each look-up, all
+// of them were found and opened again each time. (A Pebble snapshot would give
+// look-ups of their own the same moment, but closing one looks for compactions
+// under the store's lock.)
 type Reader struct {
 	sh   *Shard
-	snap *pebble.Snapshot
+	it   *pebble.Iterator // nil once closed
+	busy bool             // a look-up is at work with it
 	mark *journalv1.Mark
 }
 
@@ -208,7 +220,12 @@ func (sh *Shard) Reader() (*Reader, error) {
 		sh.store.users.Done()
 		return nil, err
 	}
-	return &Reader{sh: sh, snap: sh.store.db.NewSnapshot()}, nil
+	it, err := sh.store.iter(nil, nil)
+	if err != nil {
+		sh.store.users.Done()
+		return nil, err
+	}
+	return &Reader{sh: sh, it: it}, nil
 }
 
 // use begins the life of a stage or reader; store.users.Done ends it. It takes
@@ -226,12 +243,68 @@ func (sh *Shard) use() error {
 	return nil
 }
 
+// begin gives a look-up an iterator with these bounds: the reader's own, or a
+// copy of it for a look-up within a scan. end takes it back.
+func (r *Reader) begin(low, high []byte) (*pebble.Iterator, error) {
+	it := r.it
+	if r.busy {
+		var err error
+		if it, err = r.it.Clone(pebble.CloneOptions{}); err != nil {
+			return nil, r.sh.store.readFailed(fmt.Errorf("read within a scan: %w", err))
+		}
+	}
+	r.busy = true
+	it.SetBounds(low, high)
+	return it, nil
+}
+
+func (r *Reader) end(it *pebble.Iterator) {
+	if it == r.it {
+		r.busy = false
+		return
+	}
+	_ = it.Close() // what failed has been told by the look-up
+}
+
+func (r *Reader) get(key []byte) ([]byte, error) {
+	it, err := r.begin(nil, nil)
+	if err != nil {
+		return nil, err
+	}
+	defer r.end(it)
+	s := r.sh.store
+	var out []byte
+	if it.SeekPrefixGE(key) { // a prefix is a whole key: it is this one or none
+		value, err := it.ValueAndErr()
+		if err != nil {
+			return nil, s.readFailed(fmt.Errorf("read key %x: %w", key, err))
+		}
+		out = append(make([]byte, 0, len(value)), value...)
+	}
+	if err := it.Error(); err != nil {
+		return nil, s.readFailed(fmt.Errorf("read key %x: %w", key, err))
+	}
+	if f := s.fence.get(); f != nil {
+		return nil, f // Pebble went on after a failure: absence proves nothing
+	}
+	return out, nil
+}
+
+func (r *Reader) scan(low, high []byte, reverse bool, fn func(key, value []byte) bool) error {
+	it, err := r.begin(low, high)
+	if err != nil {
+		return err
+	}
+	defer r.end(it)
+	return r.sh.store.scan(it, reverse, fn)
+}
+
 // Get implements chat.Reader.
 func (r *Reader) Get(key []byte) ([]byte, error) {
 	if !r.sh.owns(key) {
 		return nil, r.sh.store.Err()
 	}
-	return r.sh.store.get(r.snap, key)
+	return r.get(key)
 }
 
 // Scan implements chat.Reader.
@@ -240,7 +313,7 @@ func (r *Reader) Scan(low, high []byte, reverse bool, fn func(key, value []byte)
 	if !some {
 		return r.sh.store.Err()
 	}
-	return r.sh.store.scan(r.snap, low, high, reverse, fn)
+	return r.scan(low, high, reverse, fn)
 }
 
 // Mark returns where the shard stood at this look.
@@ -248,7 +321,7 @@ func (r *Reader) Mark() (*journalv1.Mark, error) {
 	if r.mark != nil {
 		return r.mark, nil
 	}
-	value, err := r.sh.store.get(r.snap, r.sh.markKey)
+	value, err := r.get(r.sh.markKey)
 	if err != nil {
 		return nil, fmt.Errorf("read mark of shard %d: %w", r.sh.n, err)
 	}
@@ -262,7 +335,7 @@ func (r *Reader) Mark() (*journalv1.Mark, error) {
 
 // Note reads what Stage.SetNote has kept under name; nil if nothing.
 func (r *Reader) Note(name string) ([]byte, error) {
-	return r.sh.store.get(r.snap, ownKey('n', r.sh.n, name))
+	return r.get(ownKey('n', r.sh.n, name))
 }
 
 // Dump calls fn for everything the shard has, in key order: its state, then its
@@ -274,11 +347,10 @@ func (r *Reader) Dump(fn func(key, value []byte) bool) error {
 	if err := r.Scan(nil, nil, false, each); err != nil || !goOn {
 		return err
 	}
-	low, high := ownKey('n', r.sh.n, ""), ownKey('n', r.sh.n+1, "")
-	if err := r.sh.store.scan(r.snap, low, high, false, each); err != nil || !goOn {
+	if err := r.scan(ownKey('n', r.sh.n, ""), ownKey('n', r.sh.n+1, ""), false, each); err != nil || !goOn {
 		return err
 	}
-	value, err := r.sh.store.get(r.snap, r.sh.markKey)
+	value, err := r.get(r.sh.markKey)
 	if err != nil || value == nil {
 		return err
 	}
@@ -288,11 +360,11 @@ func (r *Reader) Dump(fn func(key, value []byte) bool) error {
 
 // Close ends the reader; it may be called again.
 func (r *Reader) Close() error {
-	if r.snap == nil {
+	if r.it == nil {
 		return nil
 	}
-	err := r.snap.Close()
-	r.snap = nil
+	err := r.it.Close()
+	r.it = nil
 	r.sh.store.users.Done()
 	if err != nil {
 		return fmt.Errorf("close reader: %w", err)
@@ -362,7 +434,7 @@ func (st *Stage) Get(key []byte) ([]byte, error) {
 		return nil, sh.store.Err()
 	}
 	// Without a cell nothing is held of it: Pebble has the last word.
-	v, err := sh.store.get(sh.store.db, key)
+	v, err := sh.store.get(key)
 	if err == nil && v != nil {
 		sh.cells.keep(key, v)
 	}
@@ -395,12 +467,15 @@ func (st *Stage) Above(key []byte, prefix int) (bool, error) {
 	}
 	b := sh.bounds.of(key[:prefix])
 	if !b.complete {
-		low, high := key[:prefix], prefixEnd(key[:prefix])
-		err := sh.store.scan(sh.store.db, low, high, true, func(k, _ []byte) bool {
+		it, err := sh.store.iter(key[:prefix], prefixEnd(key[:prefix]))
+		if err != nil {
+			return false, err
+		}
+		err = sh.store.scan(it, true, func(k, _ []byte) bool {
 			b.raise(k[prefix:])
 			return false
 		})
-		if err != nil {
+		if err := sh.store.done(it, err); err != nil {
 			return false, err
 		}
 		b.complete = true
@@ -458,15 +533,15 @@ func (st *Stage) Scan(low, high []byte, reverse bool, fn func(key, value []byte)
 	if err := sh.settle(); err != nil {
 		return err
 	}
-	c, err := sh.store.cursor(sh.store.db, low, high, reverse)
+	it, err := sh.store.iter(low, high)
 	if err != nil {
 		return err
 	}
-	if err := merge(c, sh.cells.stagedIn(low, high, reverse), fn); err != nil {
-		_ = c.it.Close() // the same failure
-		return err
+	c := sh.store.cursor(it, reverse)
+	if err = merge(c, sh.cells.stagedIn(low, high, reverse), fn); err == nil {
+		err = c.err()
 	}
-	return c.close()
+	return sh.store.done(it, err)
 }
 
 // merge shows fn what the cursor meets, with the staged cells, which are in its
@@ -522,7 +597,7 @@ func (st *Stage) Note(name string) ([]byte, error) {
 	if c := st.sh.cells.get(key); c != nil {
 		return c.current(), st.sh.store.Err()
 	}
-	return st.sh.store.get(st.sh.store.db, key)
+	return st.sh.store.get(key)
 }
 
 // Empty tells whether nothing was written.

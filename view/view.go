@@ -231,7 +231,7 @@ func (s *Store) options() *pebble.Options {
 // load checks what the store was made for, and reads the marks.
 func (s *Store) load() error {
 	want := fmt.Sprintf("bongsu view 1, layout %d, %d shards", s.cfg.Layout, s.cfg.Shards)
-	have, err := s.get(s.db, infoKey)
+	have, err := s.get(infoKey)
 	if err != nil {
 		return fmt.Errorf("read view information: %w", err)
 	}
@@ -249,7 +249,7 @@ func (s *Store) load() error {
 	}
 	for n := range s.cfg.Shards {
 		sh := newShard(s, n)
-		value, err := s.get(s.db, sh.markKey)
+		value, err := s.get(sh.markKey)
 		if err != nil {
 			return fmt.Errorf("read mark of shard %d: %w", n, err)
 		}

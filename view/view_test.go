@@ -313,6 +313,128 @@ func checkScan(t *rapid.T, got, want chat.Reader, low, high []byte, reverse bool
 	}
 }
 
+// TestReaderStaysAtItsMoment makes readers at different moments of a shard that
+// goes on being changed, flushed and compacted, and asks them all kinds of
+// things in any order, also within their scans: each must always answer as a map
+// of its moment does.
+func TestReaderStaysAtItsMoment(t *testing.T) {
+	type moment struct {
+		r     *Reader
+		state mapTx
+		index uint64
+	}
+	rapid.Check(t, func(rt *rapid.T) {
+		cfg := config(durable.NewCrashable(), 4)
+		cfg.HoldBytes = rapid.SampledFrom([]int64{1, 100, 1 << 20}).Draw(rt, "hold")
+		s, err := Open(cfg)
+		if err != nil {
+			rt.Fatal(err)
+		}
+		var open []*moment
+		defer func() {
+			for _, m := range open {
+				_ = m.r.Close() // a failure must not leave Close waiting for it
+			}
+			_ = s.Close()
+		}()
+		state, index := mapTx{}, uint64(0)
+		aKey := rapid.Custom(func(t *rapid.T) []byte { return key(2, rapid.IntRange(0, 60).Draw(t, "key")) })
+		checkGet := func(m *moment) {
+			k := aKey.Draw(rt, "k")
+			got, err := m.r.Get(k)
+			if w := m.state[string(k)]; err != nil || !bytes.Equal(got, w) || (got == nil) != (w == nil) {
+				rt.Fatalf("Get(%x) at entry %d = %x, %v; want %x", k, m.index, got, err, w)
+			}
+		}
+		checkRange := func(m *moment) {
+			low, high := aKey.Draw(rt, "low"), aKey.Draw(rt, "high")
+			checkScan(rt, m.r, m.state, low, high, rapid.Bool().Draw(rt, "reverse"), rapid.IntRange(1, 30).Draw(rt, "limit"))
+		}
+		for range rapid.IntRange(1, 60).Draw(rt, "operations") {
+			op := rapid.IntRange(0, 8).Draw(rt, "operation")
+			if op >= 4 && len(open) == 0 {
+				op = 3
+			}
+			var m *moment
+			if op >= 4 {
+				m = open[rapid.IntRange(0, len(open)-1).Draw(rt, "reader")]
+			}
+			switch op {
+			case 0, 1:
+				st, err := s.Shard(2).Stage()
+				if err != nil {
+					rt.Fatal(err)
+				}
+				next := mapTx{}
+				for k, v := range state {
+					next[k] = v
+				}
+				for range rapid.IntRange(1, 30).Draw(rt, "writes") {
+					k := aKey.Draw(rt, "k")
+					if rapid.IntRange(0, 2).Draw(rt, "what") == 0 {
+						_, _ = st.Delete(k), next.Delete(k)
+						continue
+					}
+					v := rapid.SliceOfN(rapid.Byte(), 0, 5).Draw(rt, "v")
+					_, _ = st.Set(k, v), next.Set(k, v)
+				}
+				index++
+				if err := st.Commit(&journalv1.Mark{Term: 1, Index: index, Hash: make([]byte, 32)}); err != nil {
+					rt.Fatal(err)
+				}
+				state = next
+			case 2:
+				if err := s.Flush(); err != nil {
+					rt.Fatal(err)
+				}
+				if rapid.Bool().Draw(rt, "compact") {
+					if err := s.db.Compact(context.Background(), []byte{0}, []byte{0xff, 0xff, 0xff}, false); err != nil {
+						rt.Fatal(err)
+					}
+				}
+			case 3:
+				r, err := s.Shard(2).Reader()
+				if err != nil {
+					rt.Fatal(err)
+				}
+				open = append(open, &moment{r: r, state: state, index: index})
+			case 4:
+				checkGet(m)
+			case 5:
+				checkRange(m)
+			case 6: // look-ups within a scan do not disturb it
+				var got []string
+				err := m.r.Scan(nil, nil, false, func(k, v []byte) bool {
+					checkGet(m)
+					checkRange(m)
+					got = append(got, fmt.Sprintf("%x=%x", k, v))
+					return len(got) < 5
+				})
+				var want []string
+				_ = m.state.Scan(nil, nil, false, func(k, v []byte) bool {
+					want = append(want, fmt.Sprintf("%x=%x", k, v))
+					return len(want) < 5
+				})
+				if err != nil || !slices.Equal(got, want) {
+					rt.Fatalf("a scan with look-ups in it: %v, %v; want %v", got, err, want)
+				}
+			case 7:
+				if at, err := m.r.Mark(); err != nil || at.Index != m.index {
+					rt.Fatalf("mark %v, %v; want %d", at, err, m.index)
+				}
+			case 8:
+				if err := m.r.Close(); err != nil {
+					rt.Fatal(err)
+				}
+				open = slices.DeleteFunc(open, func(o *moment) bool { return o == m })
+			}
+		}
+		for _, m := range open {
+			checkScan(rt, m.r, m.state, nil, nil, false, 1000)
+		}
+	})
+}
+
 func TestShardsDoNotMeet(t *testing.T) {
 	s := mustOpen(t, config(durable.NewCrashable(), 4))
 	for n := range 4 {
