@@ -5,13 +5,19 @@ BUF := $(GO) tool -modfile=tools/go.mod buf
 LDFLAGS := -s -w -X main.version=$(shell git describe --always --dirty 2>/dev/null || echo dev)
 WEB_SOURCES := $(shell git ls-files -co --exclude-standard web 2>/dev/null | grep -v -e '^web/dist' -e '\.go$$')
 
-.PHONY: help run build client test check generate generated test-go test-race test-web test-e2e test-drill drill bench fuzz vuln screenshots peers test-peers test-deploy
+.PHONY: help run demo cluster build client test check generate generated test-go test-race test-web test-e2e test-drill drill bench fuzz vuln screenshots peers test-peers test-deploy
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
 
 run: build ## build everything and serve http://localhost:8080 with data in ./data
 	@exec bin/bongsu serve --data data --listen localhost:8080
+
+demo: build ## three nodes, bots that talk, and a page to kill, freeze and cut them: http://localhost:8090
+	@exec bin/bongsu demo
+
+cluster: build ## three nodes on this machine with data in ./data/cluster, and nothing else
+	@exec bin/bongsu demo --plain --data data/cluster
 
 build: web/dist/index.html ## build bin/bongsu with the client embedded
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/bongsu ./cmd/bongsu
