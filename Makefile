@@ -13,6 +13,12 @@ help: ## list the targets
 run: build ## build everything and serve http://localhost:8080 with data in ./data
 	@exec bin/bongsu serve --data data --listen localhost:8080
 
+demo: build ## three nodes, bots that talk, and a page to kill, freeze and cut them: http://localhost:8090
+	@exec bin/bongsu demo
+
+cluster: build ## three nodes on this machine with data in ./data/cluster, and nothing else
+	@exec bin/bongsu demo --plain --data data/cluster
+
 build: web/dist/index.html ## build bin/bongsu with the client embedded
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/bongsu ./cmd/bongsu
 
