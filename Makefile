@@ -22,12 +22,6 @@ cluster: build ## three nodes on this machine with data in ./data/cluster, and n
 build: web/dist/index.html ## build bin/bongsu with the client embedded
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/bongsu ./cmd/bongsu
 
-demo: build ## three nodes, bots that talk, and a page with buttons to break them: http://localhost:8090
-	@exec bin/bongsu demo
-
-cluster: build ## three nodes on this machine, data in ./data-cluster; Ctrl-C stops them all
-	@exec bin/bongsu demo --plain --data data-cluster
-
 client: web/dist/index.html ## build the web client into web/dist
 
 web/node_modules/.package-lock.json: web/package-lock.json
