@@ -39,7 +39,7 @@ func (o *owner) process(ctx context.Context, lease journal.Lease, requests []*re
 	for len(requests) > 0 {
 		rest, err := o.processSome(ctx, lease, requests)
 		if err != nil {
-			why := reasonOf(err)
+			why := o.told(reasonOf(err))
 			for _, r := range rest {
 				r.settle(o.inbox.refuse(why), nil)
 			}
@@ -65,7 +65,7 @@ func (o *owner) processSome(ctx context.Context, lease journal.Lease, requests [
 	o.metrics.decide.Observe(time.Since(began).Seconds())
 	if err != nil {
 		for _, d := range b.answered {
-			d.request.settle(o.inbox.refuse(reasonOf(err)), nil)
+			d.request.settle(o.inbox.refuse(o.told(reasonOf(err))), nil)
 		}
 		return rest, fmt.Errorf("decide: %w", err)
 	}

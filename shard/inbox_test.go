@@ -516,3 +516,27 @@ func (l *leaseGateLog) Lease(ctx context.Context) (journal.Lease, error) {
 	l.g.mu.Unlock()
 	return l.Log.Lease(ctx)
 }
+
+// Where other nodes can take over, those who ask a node with a failed store are
+// told to ask again soon, not after the time that a lone server's repair takes;
+// the node itself says that it is not ready.
+func TestAFencedNodeOfSeveralIsLeftSoon(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, 1, memory.Config{})
+		w.tune = func(c *Config) { c.Elsewhere = func(int) error { return nil } }
+		w.start()
+		w.ready()
+		w.disk.Inject(0, memory.Fence)
+		_, _ = w.set.Do(context.Background(), signUp("ann")) // its outcome is unknown
+		synctest.Wait()
+		r := w.do(signUp("bob"))
+		if reasonIn(r) != "not_owner" || r.GetError().GetInfo().GetRetryAfterSeconds() > 1 {
+			t.Errorf("a fenced node answered %v", r)
+		}
+		var fenced *journal.FencedError
+		if err := w.set.Ready(); !errors.As(err, &fenced) {
+			t.Errorf("Ready: %v", err)
+		}
+		w.end()
+	})
+}

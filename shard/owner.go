@@ -200,7 +200,19 @@ func (o *owner) stop(why reason, cause error) {
 func (o *owner) giveUp(err error) {
 	why := reasonOf(err)
 	o.logger.Error("shard stops serving", "reason", why.reason, "error", err)
-	o.stop(why, err)
+	o.status.final(&why, err)
+	o.inbox.close(o.told(why))
+	o.applied.wake()
+}
+
+// told is what those hear who wanted something of a shard that has stopped. Where
+// there are other nodes a failed store is no news to them, and its long hint
+// would keep them from the next owner: the shard is changing hands.
+func (o *owner) told(why reason) reason {
+	if o.set.cfg.Elsewhere != nil && (why == storeFenced || why == damaged) {
+		return notOwner
+	}
+	return why
 }
 
 // reasonOf is what those hear whose commands were not begun when err ended a reign.
