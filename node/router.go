@@ -142,13 +142,30 @@ func (r *router) Query(ctx context.Context, q *nodev1.Query) (*nodev1.QueryReply
 		return reply, err
 	case notHere(reply.GetError()):
 		return r.anywhere(ctx, q, reply)
-	case reply.GetError() != nil && owner != nil && !mutant.On(mutant.StaleNo):
-		// Perhaps only this replica does not know of it yet.
+	case reply.GetError() != nil && !mutant.On(mutant.StaleNo):
+		return r.sure(ctx, q, owner, reply)
+	}
+	return reply, nil
+}
+
+// sure has the owner say no: perhaps only this replica does not know of it yet.
+// Without the owner's word nobody is told that something does not exist, or that
+// they may not, which would be for good.
+func (r *router) sure(ctx context.Context, q *nodev1.Query, owner RemoteNode, no *nodev1.QueryReply) (*nodev1.QueryReply, error) {
+	if owner != nil {
 		if there, err := owner.Query(ctx, q); err == nil && !notHere(there.GetError()) {
 			return there, nil
 		}
 	}
-	return reply, nil
+	p, err := chat.QueryPartition(q)
+	code := no.GetError().GetCode()
+	if err != nil || r.local.Owns(p.Shard(r.shards)) || code != "not_found" && code != "permission_denied" {
+		return no, nil
+	}
+	return &nodev1.QueryReply{Error: &edgev1.Error{
+		Code: "unavailable", Message: "who knows for certain is out of reach for a moment",
+		Info: &edgev1.ErrorInfo{Reason: "behind", RetryAfterSeconds: 0.5},
+	}}, nil
 }
 
 // decisive tells which queries are about whether someone may: a replica that is
