@@ -14,6 +14,7 @@ import (
 	nodev1 "github.com/bongsu-im/bongsu/gen/bongsu/node/v1"
 	"github.com/bongsu-im/bongsu/gen/bongsu/node/v1/nodev1connect"
 	"github.com/bongsu-im/bongsu/journal"
+	"github.com/bongsu-im/bongsu/journal/highwater"
 	"github.com/bongsu-im/bongsu/journal/raft"
 	"github.com/bongsu-im/bongsu/node/roster"
 )
@@ -278,6 +279,10 @@ func (c *cluster) tellChange(p *nodev1.Progress) error {
 // damage is what is wrong with this node's stores, in words.
 func (c *Core) damage() (out []string) {
 	for _, err := range c.Journal.Damage() {
+		var marks *highwater.Error
+		if errors.As(err, &marks) {
+			continue // the log has told; both copies were written again when the journal opened
+		}
 		out = append(out, oneLine(err))
 	}
 	if err := c.View.Err(); err != nil {
