@@ -81,7 +81,7 @@ type head struct {
 // Stats is what a pass has done.
 type Stats struct {
 	Segments, Entries, Bytes int // bytes before compression
-	Stored                   int // bytes of objects
+	Stored                   int // bytes of objects, manifests among them
 }
 
 // PartedError: the archive and the journal have different entries at one place.
@@ -135,7 +135,7 @@ func (w *Writer) Archived(shard journal.ShardID) journal.Position {
 // returned. It may be repeated after any error.
 func (w *Writer) Pass(ctx context.Context, shards []journal.ShardID) (Stats, error) {
 	var stats Stats
-	if err := w.begin(ctx); err != nil {
+	if err := w.begin(ctx, &stats); err != nil {
 		return stats, err
 	}
 	goals := map[journal.ShardID]journal.Index{}
@@ -154,7 +154,7 @@ func (w *Writer) Pass(ctx context.Context, shards []journal.ShardID) (Stats, err
 			return err != nil || !more
 		})
 		if w.changed && w.cfg.Clock.Now().Sub(w.written) >= manifestEvery {
-			if err := w.manifest(ctx); err != nil {
+			if err := w.manifest(ctx, &stats); err != nil {
 				return stats, err
 			}
 		}
@@ -163,12 +163,13 @@ func (w *Writer) Pass(ctx context.Context, shards []journal.ShardID) (Stats, err
 	for _, s := range slices.Sorted(maps.Keys(failed)) {
 		errs = append(errs, failed[s])
 	}
-	return stats, errors.Join(append(errs, w.finish(ctx), ctx.Err())...)
+	errs = append(errs, w.finish(ctx, &stats), ctx.Err())
+	return stats, errors.Join(errs...)
 }
 
 // begin finds this node's manifests and makes the first: an archive without one
 // cannot be restored.
-func (w *Writer) begin(ctx context.Context) error {
+func (w *Writer) begin(ctx context.Context, stats *Stats) error {
 	if !w.listed {
 		w.mine = nil
 		err := w.cfg.Store.List(ctx, w.cfg.Cluster.String()+"/manifest-", func(o Object) error {
@@ -186,11 +187,11 @@ func (w *Writer) begin(ctx context.Context) error {
 	if len(w.mine) > 0 {
 		return nil
 	}
-	return w.manifest(ctx)
+	return w.manifest(ctx, stats)
 }
 
 // finish writes a manifest if there is anything new to say.
-func (w *Writer) finish(ctx context.Context) error {
+func (w *Writer) finish(ctx context.Context, stats *Stats) error {
 	if ctx.Err() != nil {
 		return nil // the next pass does it; segments count without
 	}
@@ -200,7 +201,7 @@ func (w *Writer) finish(ctx context.Context) error {
 			return err
 		}
 	}
-	return w.manifest(ctx)
+	return w.manifest(ctx, stats)
 }
 
 func (w *Writer) files() (files map[string][]byte, sum [32]byte, err error) {
@@ -221,7 +222,7 @@ func (w *Writer) files() (files map[string][]byte, sum [32]byte, err error) {
 }
 
 // manifest writes the next one, then removes all but the two newest.
-func (w *Writer) manifest(ctx context.Context) error {
+func (w *Writer) manifest(ctx context.Context, stats *Stats) error {
 	files, sum, err := w.files()
 	if err != nil {
 		return err
@@ -250,10 +251,12 @@ func (w *Writer) manifest(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("encode manifest: %w", err)
 	}
-	if _, err := w.put(ctx, name.String(), plain); err != nil {
+	stored, err := w.put(ctx, name.String(), plain)
+	if err != nil {
 		w.listed = false // it may be there all the same
 		return err
 	}
+	stats.Stored += stored
 	w.mine = append(w.mine, name)
 	w.changed, w.written, w.filesHash = false, now, sum
 	for len(w.mine) > 2 {

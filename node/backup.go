@@ -220,8 +220,12 @@ func (a *archiver) owned() (shards []journal.ShardID) {
 }
 
 // upTo is the index that a shard is archived up to, as far as this node knows: a
-// journal of a machine that is alone may forget what comes before.
+// journal of a machine that is alone may forget what comes before. Without an
+// archive it is nothing.
 func (a *archiver) upTo(shard journal.ShardID) journal.Index {
+	if a == nil {
+		return 0
+	}
 	return journal.Index(a.archived[shard].Load())
 }
 

@@ -100,9 +100,15 @@ func OpenCore(ctx context.Context, cfg Config, registry prometheus.Registerer) (
 		cfg.Logger.Error("journal damaged; this shard is not served", "error", lost,
 			"do", "put the newer disk back, or run: bongsu admin accept-loss --data "+cfg.Data)
 	}
+	var archive *archiver
+	if cfg.Backup.To != "" {
+		if archive, err = newArchiver(c, registry); err != nil {
+			return nil, err
+		}
+	}
 	if j, ok := c.Journal.(*raft.Journal); ok && c.cluster != nil {
 		c.trimmer = newTrimmer(trimConfig{
-			journal: j, shards: c.identity.Shards, needs: raftNeeds(j), rules: trimRules{keepFor: cfg.KeepJournal}, clock: cfg.Clock, logger: cfg.Logger,
+			journal: j, shards: c.identity.Shards, needs: raftNeeds(j), backup: archive.upTo, rules: trimRules{keepFor: cfg.KeepJournal}, clock: cfg.Clock, logger: cfg.Logger,
 		})
 		c.start(running, "trim", c.trimmer.run)
 	}
@@ -122,12 +128,6 @@ func OpenCore(ctx context.Context, cfg Config, registry prometheus.Registerer) (
 	c.Plane = plane
 	c.flushed(c.View.Marks()) // what was read back just now is durable
 	c.snapshots.set(c.Shards)
-	var archive *archiver
-	if cfg.Backup.To != "" {
-		if archive, err = newArchiver(c, registry); err != nil {
-			return nil, err
-		}
-	}
 	c.start(running, "view", c.View.Run)
 	c.start(running, "shards", c.Shards.Run)
 	c.start(running, "scrub", c.scrub)
