@@ -125,6 +125,20 @@ var rows = []row{
 			queries: []query{{rate("bongsu_shard_commands_refused_total", ofShard, "reason"), "{{reason}}"}},
 		},
 		{
+			title: "Bytes of a record", about: "Encoded; a batch is at most 512 KiB.", kind: series, unit: "bytes", noLess: true,
+			queries: []query{
+				{quantile("0.5", "bongsu_shard_record_bytes", ofShard, "shard"), "half, {{shard}}"}, {quantile("0.99", "bongsu_shard_record_bytes", ofShard, "shard"), "99 %, {{shard}}"},
+			},
+		},
+		{
+			title: "Items for the gateways", about: "What replicas have applied and handed to sessions.", kind: series, unit: "cps", noLess: true,
+			queries: []query{{rate("bongsu_shard_feed_items_total", ofShard, "instance"), "{{instance}}"}},
+		},
+		{
+			title: "Views replaced by a snapshot", about: "A replica was too far behind the trimmed journal, or came back empty.", kind: series, unit: "short", noLess: true,
+			queries: []query{{`sum by (instance) (increase(bongsu_shard_views_replaced_total{` + ofShard + `}[1h]))`, "{{instance}}"}},
+		},
+		{
 			title: "Unknown outcomes and recoveries", about: "Ownership lost with something in flight; each is settled by what is committed.", kind: series, unit: "short", noLess: true,
 			queries: []query{
 				{`sum by (shard) (increase(bongsu_shard_commands_unknown_total{` + ofShard + `}[5m]))`, "unknown, {{shard}}"},
