@@ -95,7 +95,7 @@ func family(name string) string {
 var goodName = regexp.MustCompile(`^bongsu_(gateway|shard|raft|journal|node|backup|view)_[a-z0-9]+(_[a-z0-9]+)*$`)
 
 // bareCounts are gauges and histograms that count things: the thing is the unit.
-var bareCounts = regexp.MustCompile(`_(sessions|limit|waiting|devices|depth|owner|condition|index|term|active|fenced|ready|in_flight|commands|entries|connected|links|files|up)$`)
+var bareCounts = regexp.MustCompile(`_(sessions|limit|waiting|devices|depth|owner|condition|index|term|active|fenced|ready|in_flight|commands|entries|connected|links|files|up|connections)$`)
 
 func checkName(t *testing.T, name, kind, help string) {
 	t.Helper()

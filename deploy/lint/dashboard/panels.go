@@ -276,6 +276,11 @@ var rows = []row{
 			queries: []query{{`bongsu_gateway_sessions{` + ofNode + `}`, "{{instance}}"}},
 		},
 		{
+			title: "Other connections", about: "Of people, that are no sessions; and those a second that were closed at once because there were too many.", kind: series, unit: "short", noLess: true,
+			queries: []query{{`bongsu_node_open_connections{` + ofNode + `}`, "{{instance}}"}, {rate("bongsu_node_connections_refused_total", ofNode, "instance"), "refused a second, {{instance}}"}},
+			limits:  []limit{{1800, "orange"}},
+		},
+		{
 			title: "Handshakes", about: "New sockets by result; a wave of them is everyone coming back.", kind: series, unit: "reqps", noLess: true, stacked: true,
 			queries: []query{{rate("bongsu_gateway_handshakes_total", ofNode, "result"), "{{result}}"}},
 		},
