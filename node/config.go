@@ -37,6 +37,9 @@ type Config struct {
 	Journal string
 	// Cluster makes the node one of several; nil: it is alone.
 	Cluster *ClusterConfig
+	// MaxSessions bounds people's sockets (default 20,000, and never more than the
+	// process may have files open, less what the stores need).
+	MaxSessions int
 	// ViewCacheMiB is the view's block cache, of which its write buffers (up to
 	// 128 MiB under load) are taken (default 256; at least 64).
 	ViewCacheMiB int

@@ -42,6 +42,7 @@ type census struct {
 	c *Core
 
 	clock, expiry, peerUp            *prometheus.Desc
+	open, turned                     *prometheus.Desc
 	fenced, free, reserve, size      map[string]*prometheus.Desc // by store
 	fsync                            *prometheus.Desc
 	term, first, last, dropped       *prometheus.Desc
@@ -63,6 +64,8 @@ func newCensus(n *Node, c *Core) *census {
 		clock:  desc("node", "clock_seconds", "The node's own time of day, in Unix seconds."),
 		expiry: desc("node", "certificate_expiry_timestamp_seconds", "When a certificate ends, in Unix seconds: the node's to its peers, or the public one.", "use"),
 		peerUp: desc("node", "peer_up", "1 where another node was heard of lately.", "peer"),
+		open:   desc("node", "open_connections", "Connections of people that are no sessions."),
+		turned: desc("node", "connections_refused_total", "Connections closed at once because there were too many."),
 		fenced: map[string]*prometheus.Desc{}, free: map[string]*prometheus.Desc{}, size: map[string]*prometheus.Desc{},
 		fsync:       desc(journalPart, "fsync_duration_seconds", "Time of an fsync of the journal's log."),
 		reserve:     map[string]*prometheus.Desc{journalPart: desc(journalPart, "disk_reserve_bytes", "Free space below which sends are refused.")},
@@ -85,7 +88,7 @@ func newCensus(n *Node, c *Core) *census {
 // Describe implements prometheus.Collector.
 func (s *census) Describe(out chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{
-		s.clock, s.expiry, s.peerUp, s.fsync, s.term, s.first, s.last, s.dropped, s.received, s.memberLag, s.memberHeard,
+		s.clock, s.expiry, s.peerUp, s.open, s.turned, s.fsync, s.term, s.first, s.last, s.dropped, s.received, s.memberLag, s.memberHeard,
 	} {
 		out <- d
 	}
@@ -113,6 +116,8 @@ func (s *census) Collect(out chan<- prometheus.Metric) {
 			}
 		}
 	}
+	gauge(s.open, float64(s.n.connections.Open()))
+	out <- prometheus.MustNewConstMetric(s.turned, prometheus.CounterValue, float64(s.n.connections.TurnedAway()))
 	layout := Layout{s.c.config.Data}
 	gauge(s.fenced[viewPart], oneIf(s.c.View.Err() != nil))
 	gauge(s.size[viewPart], float64(s.c.View.DiskBytes()))

@@ -37,6 +37,9 @@ type Node struct {
 	tls      bool
 	pair     *certificate           // of the public address; nil without TLS
 	mended   *prometheus.CounterVec // outlives the stores
+	// What people may take of the descriptors.
+	maxSessions int
+	connections *gateway.Connections
 	// insideURL is where services of this process reach the door.
 	insideURL string
 	serving   chan struct{}
@@ -110,6 +113,8 @@ func (n *Node) Run(ctx context.Context) (err error) {
 	server := gateway.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		(*n.door.Load()).ServeHTTP(w, r)
 	}), n.cfg.Logger)
+	sessions, connections := divideDescriptors(descriptors(), n.cfg.MaxSessions)
+	n.maxSessions, n.connections = sessions, gateway.Bound(server, connections)
 	failed := make(chan error, 1)
 	var running sync.WaitGroup
 	running.Go(func() {
@@ -246,7 +251,7 @@ func (n *Node) openDoor(core *Core, registry *prometheus.Registry, keys *auth.Ri
 	door, err := gateway.New(gateway.Config{
 		Backend: core, Keys: keys, Clock: n.cfg.Clock, Random: n.cfg.Random, Logger: n.cfg.Logger,
 		Cell: core.identity.Cell, Version: n.cfg.Version, WelcomeFriends: welcome,
-		Registerer: registry, Gatherer: registry, MetricsToken: n.cfg.MetricsToken,
+		Registerer: registry, Gatherer: registry, MetricsToken: n.cfg.MetricsToken, MaxSessions: n.maxSessions,
 		Web: gateway.Static(web.Files()), Origins: n.cfg.Origins,
 	})
 	if err != nil {

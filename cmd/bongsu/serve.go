@@ -30,6 +30,7 @@ type serveCmd struct {
 	Join         []string      `help:"Peer address of a node of the cluster that an empty folder is to join; may be repeated." placeholder:"HOST:PORT"`
 	Reach        []string      `help:"Reach a node at this address, whatever it announces; may be repeated." placeholder:"NAME=HOST:PORT"`
 	PublicURL    string        `name:"public-url" help:"Where people reach this node, as told to the other nodes." placeholder:"URL"`
+	MaxSessions  int           `name:"max-sessions" help:"Most open sockets of people; 0 means 20,000, and never more than the process may have files open, less 1,500 for the stores." default:"0"`
 	ViewCache    int           `name:"view-cache-mib" help:"Memory for reading history and for its write buffers, in MiB; more helps when the store outgrows it." default:"256" placeholder:"MIB"`
 	Echo         bool          `help:"Run the echo friend." default:"true" negatable:""`
 	MetricsToken string        `help:"Bearer token that /metrics demands; open without." placeholder:"TOKEN"`
@@ -56,7 +57,7 @@ func (c *serveCmd) Run(ctx context.Context) error {
 	}
 	config := node.Config{
 		Data: c.Data, Listen: c.Listen, CertFile: c.TLSCert, KeyFile: c.TLSKey,
-		Origins: c.Origin, Shards: c.Shards, Journal: c.Journal, Cluster: cluster, ViewCacheMiB: c.ViewCache, Echo: c.Echo, MetricsToken: c.MetricsToken, Debug: c.Debug,
+		Origins: c.Origin, Shards: c.Shards, Journal: c.Journal, Cluster: cluster, MaxSessions: c.MaxSessions, ViewCacheMiB: c.ViewCache, Echo: c.Echo, MetricsToken: c.MetricsToken, Debug: c.Debug,
 		Backup:  node.BackupConfig{To: c.Backup, Recipients: c.Recipients, Every: c.BackupEvery},
 		Version: version, ScrubEvery: c.ScrubEvery, DrainTimeout: c.DrainTimeout, Logger: slog.New(handler),
 	}

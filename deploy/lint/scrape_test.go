@@ -27,9 +27,16 @@ import (
 type shown map[string]map[string]bool
 
 // Alerts and the dashboard use only metrics, and labels of them, that a running
-// server shows; and what it shows is named as Prometheus' practice says.
+// server shows; what it shows is named as Prometheus' practice says, and is
+// looked at by an alert or a panel: what nobody looks at is left out.
 func TestMetricsExist(t *testing.T) {
 	seen := scrape(t)
+	unread := map[string]bool{}
+	for name := range seen {
+		if strings.HasPrefix(name, "bongsu_") {
+			unread[family(name)] = true
+		}
+	}
 	groups := readRules(t)
 	use := map[string]string{}
 	for _, g := range groups {
@@ -58,6 +65,7 @@ func TestMetricsExist(t *testing.T) {
 				return nil
 			}
 			labels, known := seen[s.Name]
+			delete(unread, family(s.Name))
 			if !known {
 				t.Errorf("%s: no server shows %s", where, s.Name)
 				return nil
@@ -70,13 +78,24 @@ func TestMetricsExist(t *testing.T) {
 			return nil
 		})
 	}
+	for name := range unread {
+		t.Errorf("%s is shown, and neither an alert nor a panel looks at it", name)
+	}
+}
+
+// family is a metric's name without what a histogram adds to it.
+func family(name string) string {
+	for _, part := range []string{"_bucket", "_sum", "_count"} {
+		name = strings.TrimSuffix(name, part)
+	}
+	return name
 }
 
 // plural units and the words at the ends of names, by Prometheus' practice.
 var goodName = regexp.MustCompile(`^bongsu_(gateway|shard|raft|journal|node|backup|view)_[a-z0-9]+(_[a-z0-9]+)*$`)
 
 // bareCounts are gauges and histograms that count things: the thing is the unit.
-var bareCounts = regexp.MustCompile(`_(sessions|limit|waiting|devices|depth|owner|condition|index|term|active|fenced|ready|in_flight|commands|entries|connected|links|files|up)$`)
+var bareCounts = regexp.MustCompile(`_(sessions|limit|waiting|devices|depth|owner|condition|index|term|active|fenced|ready|in_flight|commands|entries|connected|links|files|up|connections)$`)
 
 func checkName(t *testing.T, name, kind, help string) {
 	t.Helper()

@@ -125,6 +125,20 @@ var rows = []row{
 			queries: []query{{rate("bongsu_shard_commands_refused_total", ofShard, "reason"), "{{reason}}"}},
 		},
 		{
+			title: "Bytes of a record", about: "Encoded; a batch is at most 512 KiB.", kind: series, unit: "bytes", noLess: true,
+			queries: []query{
+				{quantile("0.5", "bongsu_shard_record_bytes", ofShard, "shard"), "half, {{shard}}"}, {quantile("0.99", "bongsu_shard_record_bytes", ofShard, "shard"), "99 %, {{shard}}"},
+			},
+		},
+		{
+			title: "Items for the gateways", about: "What replicas have applied and handed to sessions.", kind: series, unit: "cps", noLess: true,
+			queries: []query{{rate("bongsu_shard_feed_items_total", ofShard, "instance"), "{{instance}}"}},
+		},
+		{
+			title: "Views replaced by a snapshot", about: "A replica was too far behind the trimmed journal, or came back empty.", kind: series, unit: "short", noLess: true,
+			queries: []query{{`sum by (instance) (increase(bongsu_shard_views_replaced_total{` + ofShard + `}[1h]))`, "{{instance}}"}},
+		},
+		{
 			title: "Unknown outcomes and recoveries", about: "Ownership lost with something in flight; each is settled by what is committed.", kind: series, unit: "short", noLess: true,
 			queries: []query{
 				{`sum by (shard) (increase(bongsu_shard_commands_unknown_total{` + ofShard + `}[5m]))`, "unknown, {{shard}}"},
@@ -260,6 +274,11 @@ var rows = []row{
 		{
 			title: "Connections by node", about: "At most 20,000 a node.", kind: series, unit: "short", noLess: true, stacked: true,
 			queries: []query{{`bongsu_gateway_sessions{` + ofNode + `}`, "{{instance}}"}},
+		},
+		{
+			title: "Other connections", about: "Of people, that are no sessions; and those a second that were closed at once because there were too many.", kind: series, unit: "short", noLess: true,
+			queries: []query{{`bongsu_node_open_connections{` + ofNode + `}`, "{{instance}}"}, {rate("bongsu_node_connections_refused_total", ofNode, "instance"), "refused a second, {{instance}}"}},
+			limits:  []limit{{1800, "orange"}},
 		},
 		{
 			title: "Handshakes", about: "New sockets by result; a wave of them is everyone coming back.", kind: series, unit: "reqps", noLess: true, stacked: true,
