@@ -53,11 +53,14 @@ export function drawChart(canvas, state, words) {
   }
   c.globalAlpha = 1;
 
-  let before = right + 9999;
-  for (const f of (state.figures.faults ?? []).filter((f) => state.now - f.at < spanMs).reverse()) {
+  // A label that would stand on another is left out, a heal's before a fault's,
+  // an old one's before a new one's; its line stays.
+  const marks = (state.figures.faults ?? []).filter((f) => state.now - f.at < spanMs).reverse();
+  const taken = [];
+  for (const f of [...marks.filter((m) => m.kind !== 'heal'), ...marks.filter((m) => m.kind === 'heal')]) {
     const at = Math.round(x(f.at)) + 0.5;
-    const heal = f.kind === 'heal';
-    c.strokeStyle = c.fillStyle = heal ? colour('--ok') : colour('--danger');
+    c.strokeStyle = c.fillStyle = colour(f.kind === 'heal' ? '--ok' : '--danger');
+    c.lineWidth = 1;
     c.setLineDash([2, 3]);
     c.beginPath();
     c.moveTo(at, top - 6);
@@ -67,13 +70,11 @@ export function drawChart(canvas, state, words) {
     const label = `${f.node} ${words.fault[f.kind]}`;
     c.font = `600 11px ${font}`;
     const wide = c.measureText(label).width;
-    // A label that would stand on the one to its right is left out; its line stays.
     const from = Math.min(Math.max(0, at - wide / 2), right - wide);
-    if (from + wide + 8 < before) {
-      c.textAlign = 'left';
-      c.fillText(label, from, 7);
-      before = from;
-    }
+    if (taken.some(([a, b]) => from < b + 8 && from + wide > a - 8)) continue;
+    taken.push([from, from + wide]);
+    c.textAlign = 'left';
+    c.fillText(label, from, 7);
   }
 
   c.beginPath();

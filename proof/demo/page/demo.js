@@ -309,6 +309,7 @@ const tour = new Tour({
   show(caption) {
     $('caption').hidden = caption === undefined;
     put($('tour').querySelector('span'), caption === undefined ? words.showMe : words.stop);
+    $('tour').querySelector('svg').toggleAttribute('hidden', caption !== undefined);
     if (caption === undefined) {
       for (const c of cards.values()) c.classList.remove('spot');
       return;
