@@ -83,6 +83,12 @@ type Neighbours struct {
 // OpenPlane opens the view and makes the shards; a damaged view is set aside and
 // made again from the journal. Nothing runs until View.Run and Shards.Run.
 func OpenPlane(cfg PlaneConfig) (*Plane, error) {
+	if cfg.Clock == nil {
+		cfg.Clock = clock.System{}
+	}
+	if cfg.Logger == nil {
+		cfg.Logger = slog.New(slog.DiscardHandler)
+	}
 	p := &Plane{Journal: cfg.Journal}
 	var err error
 	if p.View, err = openView(cfg); err != nil {

@@ -21,8 +21,9 @@ import (
 // What a replica that does not own may answer: it is right about what was, and
 // may not know of the last moment. So a node never shows less than what it has
 // itself acknowledged (floors), clients carry the positions they know to other
-// nodes, and a no (not found, not permitted, no such session) is asked of the
-// owner before it is given.
+// nodes, and a no (not found, not permitted, no such session) is only the
+// owner's to give: shard.Set refuses to where it does not own, and it is asked of
+// the others.
 type router struct {
 	local  localShards
 	shards int
@@ -129,43 +130,17 @@ func (r *router) Query(ctx context.Context, q *nodev1.Query) (*nodev1.QueryReply
 	if k := q.GetPositions(); k != nil {
 		return r.positions(ctx, q, k)
 	}
-	owner := r.ownerOf(q)
-	if owner != nil && decisive(q) {
+	if owner := r.ownerOf(q); owner != nil && decisive(q) {
 		if reply, err := owner.Query(ctx, q); err == nil && !notHere(reply.GetError()) {
 			return reply, nil
 		}
 	}
 	q = r.withFloors(q)
 	reply, err := r.local.Query(ctx, q)
-	switch {
-	case err != nil:
-		return reply, err
-	case notHere(reply.GetError()):
+	if err == nil && notHere(reply.GetError()) {
 		return r.anywhere(ctx, q, reply)
-	case reply.GetError() != nil && !mutant.On(mutant.StaleNo):
-		return r.sure(ctx, q, owner, reply)
 	}
-	return reply, nil
-}
-
-// sure has the owner say no: perhaps only this replica does not know of it yet.
-// Without the owner's word nobody is told that something does not exist, or that
-// they may not, which would be for good.
-func (r *router) sure(ctx context.Context, q *nodev1.Query, owner RemoteNode, no *nodev1.QueryReply) (*nodev1.QueryReply, error) {
-	if owner != nil {
-		if there, err := owner.Query(ctx, q); err == nil && !notHere(there.GetError()) {
-			return there, nil
-		}
-	}
-	p, err := chat.QueryPartition(q)
-	code := no.GetError().GetCode()
-	if err != nil || r.local.Owns(p.Shard(r.shards)) || code != "not_found" && code != "permission_denied" {
-		return no, nil
-	}
-	return &nodev1.QueryReply{Error: &edgev1.Error{
-		Code: "unavailable", Message: "who knows for certain is out of reach for a moment",
-		Info: &edgev1.ErrorInfo{Reason: "behind", RetryAfterSeconds: 0.5},
-	}}, nil
+	return reply, err
 }
 
 // decisive tells which queries are about whether someone may: a replica that is

@@ -49,12 +49,16 @@ func (s *Set) query(ctx context.Context, q *nodev1.Query, remote func(context.Co
 	}
 	v := &views{set: s, ctx: ctx, remote: remote, readers: make(map[int]*view.Reader)}
 	defer v.close()
+	owned := s.ownsAll(q)
 	reply, err := v.answer(q)
+	if e, ok := chat.AsRefusal(err); ok {
+		reply, err = &nodev1.QueryReply{Error: e}, nil
+	}
+	if err == nil && isNo(reply) && !(owned && s.ownsAll(q)) && !mutant.On(mutant.StaleNo) {
+		return queryRefusal(notOwner), nil
+	}
 	if err == nil {
 		return reply, nil
-	}
-	if e, ok := chat.AsRefusal(err); ok {
-		return &nodev1.QueryReply{Error: e}, nil
 	}
 	var not *notReadyError
 	if errors.As(err, &not) {
@@ -68,6 +72,32 @@ func (s *Set) query(ctx context.Context, q *nodev1.Query, remote func(context.Co
 	}
 	s.cfg.Logger.Error("a query failed", "error", err)
 	return queryRefusal(damaged), nil
+}
+
+// isNo tells whether an answer denies something that a replica may only not know
+// of yet. What is wrong with a query in itself any replica knows.
+func isNo(reply *nodev1.QueryReply) bool {
+	if e := reply.GetError(); e != nil {
+		return e.GetCode() != badShard.code
+	}
+	switch k := reply.GetKind().(type) {
+	case *nodev1.QueryReply_Credential:
+		return len(k.Credential.GetUserId()) == 0
+	case *nodev1.QueryReply_Session:
+		return !k.Session.GetKnown()
+	}
+	return false
+}
+
+// ownsAll tells whether this node decides about what a query is about, so that
+// it may say no: a replica knows what was, and not what is. It may where there
+// are no other nodes, and about many shards, of which nobody owns all.
+func (s *Set) ownsAll(q *nodev1.Query) bool {
+	if s.cfg.Elsewhere == nil {
+		return true
+	}
+	p, err := chat.QueryPartition(q)
+	return err != nil || s.owner(p).owned.Load()
 }
 
 // await waits until the views hold the positions, for QueryWait at most.

@@ -47,7 +47,7 @@ func (c *claim) judge(reply *nodev1.QueryReply) {
 	w.count(&w.stats.Reads)
 	if e := reply.GetError(); e != nil {
 		if c.existed {
-			w.wrong("%s at machine %d: room %s was made, and is denied: %s", c.p.login, c.l.m.at, c.r.id, e.GetInfo().GetReason())
+			w.wrong("%s at machine %d: room %s was made %v ago, and is denied: %s; %s", c.p.login, c.l.m.at, c.r.id, time.Since(c.r.since()), e.GetInfo().GetReason(), w.owners())
 		}
 		return
 	}

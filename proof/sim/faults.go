@@ -2,6 +2,7 @@ package sim
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -105,7 +106,11 @@ func (w *world) fault() string {
 		up.up().disk.set(func(d *disk) { d.reserve, d.noWrites = true, hard })
 		w.met("disk full")
 		return fmt.Sprint("disk full at ", up.at, ", without a byte: ", hard)
-	case k < 20 && up != nil:
+	case k == 18 && up != nil:
+		up.up().plane.View.Fence(errors.New("a seed's doubt"))
+		w.met("view fence")
+		return fmt.Sprint("fence the view of ", up.at)
+	case k == 19 && up != nil:
 		_ = up.up().plane.View.Flush() // a fence is seen by mend
 		w.met("flush")
 		return fmt.Sprint("flush the view of ", up.at)
@@ -152,7 +157,7 @@ func (w *world) cut(a, b *machine) {
 	if a == b {
 		return
 	}
-	w.net.Cut(a.id, b.id)
+	w.net.Cut(a.id(), b.id())
 	w.wires.change(func() { w.wires.cut[[2]int{a.at, b.at}] = true })
 }
 
@@ -202,12 +207,12 @@ func (w *world) loseDisk() string {
 		return "no disk is lost: the cluster is not whole"
 	}
 	m.kill(0, 1, -1)
-	old := m.id
+	old := m.id()
 	m.disk, m.join = newDisk(), true
-	w.mu.Lock()
 	w.lastNode++
-	m.id = w.lastNode
-	w.mu.Unlock()
+	m.mu.Lock()
+	m.node = w.lastNode
+	m.mu.Unlock()
 	w.startOne(m)
 	for _, o := range w.machines {
 		if l := o.up(); l != nil {
@@ -215,14 +220,14 @@ func (w *world) loseDisk() string {
 		}
 	}
 	for shard := range w.shards {
-		if !w.await(40*time.Second, func() bool { return w.replace(journal.ShardID(shard), old, m.id) }) {
-			w.wrong("node %d did not take the place of %d in shard %d", m.id, old, shard)
+		if !w.await(40*time.Second, func() bool { return w.replace(journal.ShardID(shard), old, m.id()) }) {
+			w.wrong("node %d did not take the place of %d in shard %d", m.id(), old, shard)
 			return "a lost disk that could not be replaced"
 		}
 	}
 	w.count(&w.stats.Lost)
 	w.met("lost disk")
-	return fmt.Sprintf("lose the disk of %d, node %d comes in the place of %d", m.at, m.id, old)
+	return fmt.Sprintf("lose the disk of %d, node %d comes in the place of %d", m.at, m.id(), old)
 }
 
 // replace makes one more step towards id in the place of old; true when done.

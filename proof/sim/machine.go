@@ -26,13 +26,13 @@ const (
 // machine is a place with a disk, through all lives of the node on it.
 type machine struct {
 	w    *world
-	at   int // its number, which wires and people know
-	id   uint64
+	at   int  // its number, which wires and people know
 	join bool // it was not among the first voters
 	disk *durable.Crashable
 
-	mu   sync.Mutex
-	life *life // nil while it is down; guarded by mu
+	mu   sync.Mutex // guards what follows
+	node uint64     // its ID; another after the disk was lost
+	life *life      // nil while it is down
 }
 
 // life is one start of a node.
@@ -54,6 +54,13 @@ type life struct {
 	running sync.WaitGroup
 }
 
+// id is the node's.
+func (m *machine) id() uint64 {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.node
+}
+
 func (m *machine) up() *life {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -73,14 +80,14 @@ func (m *machine) start() error {
 	if err := durable.MkdirAll(m.disk, "data", 0o700); err != nil {
 		return err
 	}
-	log := w.log.With("machine", m.at, "node", m.id)
+	log := w.log.With("machine", m.at, "node", m.id())
 	var voters []uint64
 	if !m.join {
 		voters = w.first
 	}
 	var err error
 	l.journal, err = raft.Open(raft.Config{
-		Dir: journalDir, FS: l.disk, Shards: w.shards, NodeID: m.id, Cluster: clusterID, Voters: voters, Join: m.join,
+		Dir: journalDir, FS: l.disk, Shards: w.shards, NodeID: m.id(), Cluster: clusterID, Voters: voters, Join: m.join,
 		Transport: l.ep, MemTableBytes: 1 << 20, CacheBytes: 64 << 10, BlockCacheBytes: 1 << 20, Logger: log,
 	})
 	if err != nil {
@@ -90,7 +97,8 @@ func (m *machine) start() error {
 	l.plane, err = node.OpenPlane(node.PlaneConfig{
 		Journal: l.journal, ViewDir: viewDir, FS: l.disk, Shards: w.shards, ViewCacheBytes: 64 << 20, Logger: log, Feed: l.hear,
 		Neighbours: &node.Neighbours{
-			Self: m.id, Leader: l.leader, Node: l.node, Nodes: w.ids, Elsewhere: l.elsewhere, LeaseEnded: l.journal.LeaseEnded, Heard: l.journal.Heard, FetchView: l.journal.FetchView,
+			Self: m.id(), Leader: l.leader, Node: l.node, Nodes: w.ids, Elsewhere: l.elsewhere,
+			LeaseEnded: l.journal.LeaseEnded, Heard: l.journal.Heard, FetchView: node.FetchView(l.journal),
 		},
 	})
 	if err != nil {
@@ -113,7 +121,7 @@ func (l *life) relink() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for _, o := range l.m.w.machines {
-		o, id := o, o.id
+		o, id := o, o.id()
 		if o == l.m || l.links[id] != nil {
 			continue
 		}
@@ -127,7 +135,7 @@ func (l *life) relink() {
 // dial connects to the node of a machine, if it is the one that is meant.
 func (l *life) dial(o *machine, id uint64) (net.Conn, error) {
 	there := o.up()
-	if there == nil || o.id != id || there.dead.Load() || l.dead.Load() {
+	if there == nil || o.id() != id || there.dead.Load() || l.dead.Load() {
 		return nil, errors.New("sim: connection refused")
 	}
 	near, far, err := l.m.w.wires.connect(l.m.at, o.at)
@@ -141,7 +149,7 @@ func (l *life) dial(o *machine, id uint64) (net.Conn, error) {
 		_ = far.Close()
 		return nil, errors.New("sim: connection refused")
 	}
-	there.running.Go(func() { there.server.Serve(there.ctx, far, fmt.Sprint(l.m.id)) })
+	there.running.Go(func() { there.server.Serve(there.ctx, far, fmt.Sprint(l.m.id())) })
 	return near, nil
 }
 
@@ -165,7 +173,7 @@ func (l *life) elsewhere(shard int) error {
 	switch {
 	case at == 0:
 		return errors.New("no leader is known")
-	case at == l.m.id:
+	case at == l.m.id():
 		return errors.New("this node is taking it over")
 	}
 	if n := l.node(at); n == nil || !n.Linked() {

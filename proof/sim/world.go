@@ -5,9 +5,11 @@ import (
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
+	"strings"
 	"sync"
 	"time"
 
+	"github.com/bongsu-im/bongsu/journal"
 	"github.com/bongsu-im/bongsu/journal/raft"
 )
 
@@ -50,6 +52,7 @@ type world struct {
 	net    *raft.Network
 	wires  *wires
 
+	lastNode uint64 // the schedule's, as rng
 	machines []*machine
 	people   []*person
 	rooms    []*room
@@ -61,7 +64,6 @@ type world struct {
 	read     map[place]string
 	found    []string
 	stats    Stats
-	lastNode uint64
 }
 
 // Run runs one seed. It must be called in a synctest bubble, and returns when
@@ -88,7 +90,7 @@ func Run(cfg Config) Report {
 	for i := range nodes {
 		w.lastNode++
 		w.first = append(w.first, w.lastNode)
-		w.machines = append(w.machines, &machine{w: w, at: i, id: w.lastNode, disk: newDisk()})
+		w.machines = append(w.machines, &machine{w: w, at: i, node: w.lastNode, disk: newDisk()})
 	}
 	w.wires.delay = 2 * time.Millisecond
 	w.newPeople(6)
@@ -123,10 +125,8 @@ func Run(cfg Config) Report {
 
 // ids are the nodes that there are, as a roster tells.
 func (w *world) ids() (all []uint64) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
 	for _, m := range w.machines {
-		all = append(all, m.id)
+		all = append(all, m.id())
 	}
 	return all
 }
@@ -203,4 +203,24 @@ func (w *world) acked(s *send, o outcome) {
 	s.seq, s.at, s.through = m.GetSeq(), time.Now(), o.through
 	s.room.acked = append(s.room.acked, s)
 	w.count(&w.stats.Acked)
+}
+
+// owners tells who holds which shard to be whose, for people who read a finding.
+func (w *world) owners() string {
+	var b strings.Builder
+	for _, m := range w.machines {
+		l := m.up()
+		if l == nil {
+			fmt.Fprintf(&b, "machine %d is down; ", m.at)
+			continue
+		}
+		fmt.Fprintf(&b, "machine %d (node %d):", m.at, m.id())
+		for shard := range w.shards {
+			leader, term := l.journal.Leader(journal.ShardID(shard))
+			mark := l.plane.View.Shard(shard).Mark()
+			fmt.Fprintf(&b, " [leader %d in term %d, owned here %v, view at %d/%d]", leader, term, l.plane.Shards.Owns(shard), mark.GetTerm(), mark.GetIndex())
+		}
+		b.WriteString("; ")
+	}
+	return b.String()
 }

@@ -1,0 +1,84 @@
+package sim
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/bongsu-im/bongsu/internal/mutant"
+)
+
+// planted are the defects that the simulation must notice, and within how many
+// seeds. Those with a tag of their own are older than the tag mutants.
+var planted = []struct {
+	name  mutant.Name
+	tag   string // "" means mutants
+	seeds int
+}{
+	{mutant.AckEarly, "", 40},
+	{mutant.StaleOwner, "", 120},
+	{mutant.FreshAlways, "", 40},
+	{mutant.ApplyTwice, "", 20},
+	{mutant.UnknownRefused, "", 120},
+	{mutant.StaleNo, "", 40},
+	{mutant.NoFloors, "", 40},
+	{mutant.IgnorePositions, "", 40},
+	{mutant.SkipCatchUp, "", 40},
+	{"dedupe-dropped", "mutant_clientid", 40},
+	{"position-apart", "mutant_position", 120},
+	{"no-fsync", "mutant_sync", 40},
+}
+
+// TestSeedsNoticeMutants is the test of the test: with a defect planted the
+// simulation must turn red, and for its own reason. Each build is made once.
+func TestSeedsNoticeMutants(t *testing.T) {
+	if testing.Short() {
+		t.Skip("builds the product four times")
+	}
+	if os.Getenv("BONGSU_MUTANT") != "" {
+		t.Skip("this is a mutant")
+	}
+	built := map[string]string{}
+	dir := t.TempDir()
+	for _, p := range planted {
+		t.Run(string(p.name), func(t *testing.T) {
+			tag := p.tag
+			if tag == "" {
+				tag = "mutants"
+			}
+			if built[tag] == "" {
+				bin := filepath.Join(dir, tag)
+				if out, err := exec.CommandContext(context.Background(), "go", "test", "-c", "-tags", tag, "-o", bin, ".").CombinedOutput(); err != nil {
+					t.Fatalf("build %s: %v\n%s", tag, err, out)
+				}
+				built[tag] = bin
+			}
+			cmd := exec.CommandContext(context.Background(), built[tag], "-test.run", "^TestSeeds$", "-test.timeout", "20m", "-test.v",
+				fmt.Sprint("-sim.seeds=", p.seeds), "-sim.seed=1000")
+			cmd.Env = append(os.Environ(), "BONGSU_MUTANT="+string(p.name))
+			out, err := cmd.CombinedOutput()
+			if err == nil {
+				t.Fatalf("%d seeds did not notice %s", p.seeds, p.name)
+			}
+			if !strings.Contains(string(out), "--- FAIL: TestSeeds/") {
+				t.Fatalf("%s failed for another reason than a red seed:\n%s", p.name, out)
+			}
+			ran := strings.Count(string(out), "=== RUN   TestSeeds/")
+			t.Logf("noticed after %d seeds: %s", ran, firstWrong(string(out)))
+		})
+	}
+}
+
+// firstWrong is the first finding of a red seed.
+func firstWrong(out string) string {
+	for line := range strings.Lines(out) {
+		if _, what, ok := strings.Cut(line, "sim_test.go:"); ok && !strings.Contains(what, "seeds from") {
+			return strings.TrimSpace(what)
+		}
+	}
+	return "?"
+}

@@ -1,0 +1,61 @@
+package shard
+
+import (
+	"testing"
+	"testing/synctest"
+	"time"
+
+	nodev1 "github.com/bongsu-im/bongsu/gen/bongsu/node/v1"
+	"github.com/bongsu-im/bongsu/internal/id"
+	"github.com/bongsu-im/bongsu/journal/memory"
+)
+
+// TestOnlyTheOwnerSaysNo: in a cluster a replica denies nothing, because it may
+// only not know of it yet; what is wrong in itself it refuses like anybody, and
+// what it knows it answers.
+func TestOnlyTheOwnerSaysNo(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, 1, memory.Config{})
+		s := &seat{disk: w.disk, who: "n1", moved: make(chan struct{})}
+		w.wrap = s.as("n1")
+		w.start()
+		w.ready()
+		ann, bob := user("ann"), user("bob")
+		w.must(signUp("ann"))
+		w.must(openDirect(ann, ann))
+		n := w.join(s, "n2")
+		others := func(int) error { return nil }
+		w.set.cfg.Elsewhere, n.set.cfg.Elsewhere = others, others
+		time.Sleep(2 * time.Second) // virtual: the grace in which it might have become the owner
+
+		login := func(name string) *nodev1.Query {
+			return &nodev1.Query{Kind: &nodev1.Query_Credential{Credential: &nodev1.CredentialQuery{Login: name}}}
+		}
+		device := &nodev1.Query{Kind: &nodev1.Query_Session{Session: &nodev1.SessionQuery{
+			UserId: ann.Bytes(), DeviceId: id.New(0, id.Device, ann.Partition(), make([]byte, 12)).Bytes(),
+		}}}
+		malformed := history(ann, id.Direct(ann, ann), 0)
+		malformed.GetHistory().RoomId = []byte("x")
+		for _, c := range []struct {
+			what         string
+			q            *nodev1.Query
+			owner, other string // reasons
+		}{
+			{"a room that there is", history(ann, id.Direct(ann, ann), 0), "", ""},
+			{"a room that there is not", history(ann, id.Direct(ann, bob), 0), "room_unknown", "not_owner"},
+			{"a login that there is", login("ann"), "", ""},
+			{"a login that there is not", login("bob"), "", "not_owner"},
+			{"a device that there is not", device, "", "not_owner"},
+			{"a query that means nothing", malformed, "bad_id", "bad_id"},
+		} {
+			if got := w.ask(c.q).GetError().GetInfo().GetReason(); got != c.owner {
+				t.Errorf("%s: the owner says %q, want %q", c.what, got, c.owner)
+			}
+			if got := n.ask(c.q).GetError().GetInfo().GetReason(); got != c.other {
+				t.Errorf("%s: a replica says %q, want %q", c.what, got, c.other)
+			}
+		}
+		n.stop()
+		w.end()
+	})
+}
