@@ -133,7 +133,7 @@ func (w *walk) next(fn func(key, value []byte) (enough bool, err error)) (more b
 		var last []byte
 		var failed error
 		enough := false
-		err := w.r.sh.store.scan(w.r.snap, w.ranges[0][0], w.ranges[0][1], false, func(k, v []byte) bool {
+		err := w.r.scan(w.ranges[0][0], w.ranges[0][1], false, func(k, v []byte) bool {
 			enough, failed = fn(k, v)
 			if enough {
 				last = append(last, k...)
