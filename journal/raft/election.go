@@ -122,7 +122,10 @@ func (g *group) voters() []NodeID {
 // leaderHeard: the leader has said something.
 func (g *group) leaderHeard() {
 	g.search.word = g.ticks
-	g.word.heard()
+	g.log.mu.Lock()
+	commit := g.log.commit
+	g.log.mu.Unlock()
+	g.word.spoke(commit)
 }
 
 // follow takes note of another leader, or of none: however Raft has lost it, it

@@ -27,6 +27,12 @@ func (g *group) step(events []event) {
 // receive looks at a message before raft does: some are not for raft, and from
 // some more is learned than raft needs.
 func (g *group) receive(from NodeID, m *raftpb.Message) {
+	switch m.GetType() { // what any leader has ever told is committed for good
+	case raftpb.MsgApp:
+		g.word.tell(m.GetCommit())
+	case raftpb.MsgSnap:
+		g.word.tell(m.GetSnapshot().GetMetadata().GetIndex())
+	}
 	if from == g.leader && m.GetTerm() == g.term {
 		g.leaderHeard()
 	}

@@ -63,6 +63,48 @@ func TestHeard(t *testing.T) {
 	})
 }
 
+// TestHeardWhileBehind: what counts is what the leader had told when this node
+// last had all of it: at rest the last word, under steady traffic one of a moment
+// ago, and while a backlog comes the time before it.
+func TestHeardWhileBehind(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := &word{began: time.Now()}
+		ago := func() time.Duration { return time.Since(w.began) - time.Duration(w.at.Load()) }
+		pass := func(d time.Duration) { <-time.After(d) }
+		pass(time.Second)
+		w.tell(100)
+		w.spoke(0)
+		if w.at.Load() != 0 {
+			t.Error("a member with nothing of what it was told counts as having heard")
+		}
+		pass(time.Second)
+		w.spoke(100)
+		if ago() != 0 {
+			t.Errorf("with everything, a word of just now: %v ago", ago())
+		}
+		for commit := uint64(100); commit < 1100; commit++ { // each word tells of one more than is here
+			pass(10 * time.Millisecond)
+			w.tell(commit + 1)
+			w.spoke(commit)
+			if ago() > 20*time.Millisecond {
+				t.Fatalf("under steady traffic: %v ago", ago())
+			}
+		}
+		w.tell(100_000) // it was cut off, and a backlog comes
+		for commit := uint64(1100); commit < 2100; commit++ {
+			w.spoke(commit)
+			pass(10 * time.Millisecond)
+		}
+		if ago() < 9900*time.Millisecond {
+			t.Errorf("with a backlog for 10 s: %v ago", ago())
+		}
+		w.spoke(100_000)
+		if ago() != 0 {
+			t.Errorf("with all of it: %v ago", ago())
+		}
+	})
+}
+
 // TestWatch: everybody who watches is woken by a change of leader, and by nothing
 // in quiet times.
 func TestWatch(t *testing.T) {
