@@ -44,9 +44,9 @@ var restores atomic.Uint64
 // in one tombstone that what was in its range is gone, and together they cover
 // all that is the shard's; Pebble takes them in one synced edit of its list of
 // tables, the mark's among them. So after a crash at any moment the view is the
-// old one or the new. A tombstone does not hide anything from readers that are
-// older than it (Pebble's excise would), so readers that are open keep what they
-// look at.
+// old one or the new. A tombstone hides nothing from whoever looks at an older
+// moment (Pebble's excise does, from its snapshots), so readers that are open
+// keep what they look at.
 //
 // After an error the view is the old one; if it is a *FencedError it is the old
 // one or the new, and the next Open knows. ErrStream is in the error if r did not

@@ -9,9 +9,9 @@ import (
 
 // Snapshot is a consistent look at one shard as a stream of bytes (stream.go),
 // from which Restore makes the same view elsewhere. It reads the store as it is
-// read itself, a page at a time, and holds one page in memory. It keeps old
-// versions from being compacted away until it is closed; Close of the store
-// ends it. Read and Close may be called from different goroutines.
+// read itself, a page at a time, and holds one page in memory. It keeps what it
+// looks at from being freed, compacted or not, until it is closed; Close of the
+// store ends it. Read and Close may be called from different goroutines.
 type Snapshot struct {
 	mark *journalv1.Mark
 
@@ -113,7 +113,7 @@ func (s *Snapshot) end(why error) error {
 }
 
 // walk goes through everything a look shows but the mark, in the order of Dump,
-// some at a time, so that nothing of the store but the look is held between.
+// some at a time.
 type walk struct {
 	r      *Reader
 	ranges [][2][]byte // that are left
