@@ -126,7 +126,9 @@ func OpenCore(ctx context.Context, cfg Config, registry prometheus.Registerer) (
 		return nil, err
 	}
 	c.Plane = plane
-	c.flushed(c.View.Marks()) // what was read back just now is durable
+	if c.trimmer != nil {
+		c.trimmer.begin(c.View.Marks()) // what was read back just now is durable
+	}
 	c.snapshots.set(c.Shards)
 	c.start(running, "view", c.View.Run)
 	c.start(running, "shards", c.Shards.Run)

@@ -154,7 +154,7 @@ type trimmer struct {
 	flushed chan struct{} // holds one token after a flush
 
 	mu    sync.Mutex
-	marks []*journalv1.Mark // durable in the view, by shard; nil before the first flush
+	marks []*journalv1.Mark // durable in the view, by shard; nil before it is known
 }
 
 func newTrimmer(cfg trimConfig) *trimmer {
@@ -168,11 +168,17 @@ func newTrimmer(cfg trimConfig) *trimmer {
 	return &trimmer{cfg: cfg, flushed: make(chan struct{}, 1)}
 }
 
+// begin says what the view had durable when it was opened. It begins no round: a
+// start has better things to do, and the first flush is not to wait behind one.
+func (t *trimmer) begin(marks []*journalv1.Mark) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.marks = marks
+}
+
 // afterFlush is for view.Config.AfterFlush.
 func (t *trimmer) afterFlush(marks []*journalv1.Mark) {
-	t.mu.Lock()
-	t.marks = marks
-	t.mu.Unlock()
+	t.begin(marks)
 	select {
 	case t.flushed <- struct{}{}:
 	default:

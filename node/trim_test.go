@@ -147,6 +147,14 @@ func TestTrimmer(t *testing.T) {
 			return []*journalv1.Mark{{Index: uint64(index)}, {Index: uint64(index)}}
 		}
 		first := firstOf(t, logs[0])
+		fails.Store(true)
+		tr.begin(mark(90)) // as at a start: known, and no round for it
+		synctest.Wait()
+		if said.Len() > 0 {
+			t.Errorf("a round began at once: %q", said.String())
+		}
+		fails.Store(false)
+		tr.begin(nil)
 		time.Sleep(150 * time.Minute) // virtual: between two rounds at rest
 		if got := firstOf(t, logs[0]); got != first {
 			t.Errorf("before any flush it was trimmed up to %d", got)
