@@ -158,8 +158,7 @@ func (r *router) sure(ctx context.Context, q *nodev1.Query, owner RemoteNode, no
 		}
 	}
 	p, err := chat.QueryPartition(q)
-	code := no.GetError().GetCode()
-	if err != nil || r.local.Owns(p.Shard(r.shards)) || code != "not_found" && code != "permission_denied" {
+	if err != nil || r.local.Owns(p.Shard(r.shards)) || !isNo(no.GetError()) {
 		return no, nil
 	}
 	return &nodev1.QueryReply{Error: &edgev1.Error{
@@ -234,7 +233,7 @@ func (r *router) anywhere(ctx context.Context, q *nodev1.Query, otherwise *nodev
 				continue
 			}
 			tried[at] = true
-			if reply := r.askAt(ctx, at, q); reply != nil {
+			if reply := r.askAt(ctx, at, q); reply != nil && r.holds(reply, at, p) {
 				return reply, nil
 			}
 		}
@@ -244,7 +243,7 @@ func (r *router) anywhere(ctx context.Context, q *nodev1.Query, otherwise *nodev
 			continue
 		}
 		tried[at] = true
-		if reply := r.askAt(ctx, at, q); reply != nil {
+		if reply := r.askAt(ctx, at, q); reply != nil && (err != nil || r.holds(reply, at, p)) {
 			return reply, nil
 		}
 		if ctx.Err() != nil {
@@ -252,6 +251,15 @@ func (r *router) anywhere(ctx context.Context, q *nodev1.Query, otherwise *nodev
 		}
 	}
 	return otherwise, nil
+}
+
+// holds tells whether an answer is to be believed: a no only of the owner.
+func (r *router) holds(reply *nodev1.QueryReply, at uint64, p id.Partition) bool {
+	return !isNo(reply.GetError()) || at == r.leader(p.Shard(r.shards))
+}
+
+func isNo(e *edgev1.Error) bool {
+	return e.GetCode() == "not_found" || e.GetCode() == "permission_denied"
 }
 
 // askAt is the answer of one node; nil if it has none.

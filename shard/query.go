@@ -50,11 +50,14 @@ func (s *Set) query(ctx context.Context, q *nodev1.Query, remote func(context.Co
 	v := &views{set: s, ctx: ctx, remote: remote, readers: make(map[int]*view.Reader)}
 	defer v.close()
 	reply, err := v.answer(q)
-	if err == nil {
-		return reply, nil
-	}
 	if e, ok := chat.AsRefusal(err); ok {
-		return &nodev1.QueryReply{Error: e}, nil
+		reply, err = &nodev1.QueryReply{Error: e}, nil
+	}
+	if err == nil {
+		if isNo(reply.GetError()) && !s.sure(ctx, q) {
+			return queryRefusal(behind), nil
+		}
+		return reply, nil
 	}
 	var not *notReadyError
 	if errors.As(err, &not) {
