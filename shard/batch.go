@@ -72,8 +72,7 @@ func (o *owner) processSome(ctx context.Context, lease journal.Lease, requests [
 	if again != nil { // a panic spoiled the stage: decide the others afresh
 		return append(again, rest...), nil
 	}
-	if len(b.events) == 0 {
-		o.answer(b, position(mark))
+	if len(b.answered) == 0 {
 		return rest, nil
 	}
 	return rest, o.commit(ctx, lease, b, mark)
@@ -93,6 +92,10 @@ func (o *owner) decide(b *batch, requests []*request) (rest, again []*request, e
 			continue
 		}
 		o.metrics.wait.Observe(now.Sub(r.arrived).Seconds())
+		if r.proof {
+			b.answered = append(b.answered, decided{r, &nodev1.Reply{}})
+			continue
+		}
 		out, fault, err := o.safeStep(b, r.cmd)
 		if fault != "" {
 			o.metrics.panics.Inc()
@@ -116,8 +119,9 @@ func (o *owner) decide(b *batch, requests []*request) (rest, again []*request, e
 		}
 		b.events = append(b.events, out.Events...)
 		b.feed = append(b.feed, out.Feed...)
-		if len(b.events) == 0 {
-			// It stands on committed state alone: no need to wait for anyone.
+		if len(b.events) == 0 && (!isNo(out.Reply.GetError()) || o.alone()) {
+			// It stands on committed state alone: no need to wait for anyone. A no
+			// may stand on a state that another owner has left behind, and waits.
 			o.reply(decided{r, out.Reply}, position(mark))
 			continue
 		}

@@ -540,3 +540,36 @@ func TestAFencedNodeOfSeveralIsLeftSoon(t *testing.T) {
 		w.end()
 	})
 }
+
+// A no of a node that has lost its shard without knowing it must not be heard:
+// a command's and a query's no wait for a commit. What it says yes to does so
+// anyway.
+func TestANoWaitsForACommit(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, 1, memory.Config{})
+		w.tune = func(c *Config) { c.Elsewhere = func(int) error { return nil } }
+		w.start()
+		w.ready()
+		ann, bob := user("ann"), user("bob")
+		w.must(signUp("ann"))
+		unknown := id.Direct(ann, bob)
+		if r := w.do(send(ann, unknown, 1, "x")); r.GetError().GetCode() != "not_found" {
+			t.Errorf("the owner says of a room that does not exist: %v", r)
+		}
+		if r := w.ask(history(ann, unknown, 0)); r.GetError().GetCode() != "not_found" {
+			t.Errorf("the owner says of its history: %v", r)
+		}
+		w.disk.Inject(0, memory.Refuse) // another node owns the shard; this one finds out by its next append
+		if r := w.do(send(ann, unknown, 2, "x")); reasonIn(r) != "not_owner" {
+			t.Errorf("a node that owns nothing says %v", r)
+		}
+		for !w.set.Owns(0) {
+			time.Sleep(time.Millisecond)
+		}
+		w.disk.Inject(0, memory.Refuse)
+		if r := w.ask(history(ann, unknown, 0)); r.GetError().GetInfo().GetReason() != "behind" {
+			t.Errorf("a node that owns nothing says of a history %v", r)
+		}
+		w.end()
+	})
+}

@@ -54,10 +54,15 @@ func (s *Set) query(ctx context.Context, q *nodev1.Query, remote func(context.Co
 	if e, ok := chat.AsRefusal(err); ok {
 		reply, err = &nodev1.QueryReply{Error: e}, nil
 	}
-	if err == nil && isNo(reply) && !(owned && s.ownsAll(q)) && !mutant.On(mutant.StaleNo) {
-		return queryRefusal(notOwner), nil
-	}
 	if err == nil {
+		if denies(reply) && !mutant.On(mutant.StaleNo) {
+			switch {
+			case !owned || !s.ownsAll(q):
+				return queryRefusal(notOwner), nil
+			case !s.sure(ctx, q):
+				return queryRefusal(behind), nil
+			}
+		}
 		return reply, nil
 	}
 	var not *notReadyError
@@ -74,9 +79,9 @@ func (s *Set) query(ctx context.Context, q *nodev1.Query, remote func(context.Co
 	return queryRefusal(damaged), nil
 }
 
-// isNo tells whether an answer denies something that a replica may only not know
+// denies tells whether an answer denies something that a replica may only not know
 // of yet. What is wrong with a query in itself any replica knows.
-func isNo(reply *nodev1.QueryReply) bool {
+func denies(reply *nodev1.QueryReply) bool {
 	if e := reply.GetError(); e != nil {
 		return e.GetCode() != badShard.code
 	}

@@ -17,7 +17,9 @@ type request struct {
 	ctx      context.Context
 	deadline time.Time // zero: none of its own
 
-	cmd     *nodev1.Command
+	cmd *nodev1.Command
+	// proof: nothing is wanted but an answer that stands on a commit.
+	proof   bool
 	bytes   int
 	arrived time.Time
 	fate    atomic.Int32
