@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"net/url"
 	"strings"
+	"time"
 
 	"github.com/minio/minio-go/v7"
 	"github.com/minio/minio-go/v7/pkg/credentials"
@@ -21,6 +22,10 @@ type s3Store struct {
 	bucket string
 	prefix string // ends with a slash unless empty
 }
+
+// s3Timeout bounds one object on its way, so that a store that hangs is a failure
+// that is told and repeated, and not a backup that stands still.
+const s3Timeout = 5 * time.Minute
 
 // openS3 takes an address like
 //
@@ -88,6 +93,8 @@ func (s *s3Store) Put(ctx context.Context, name string, data []byte) error {
 	if err := errors.Join(checkName(name), ctx.Err()); err != nil {
 		return fmt.Errorf("put %s: %w", name, err)
 	}
+	ctx, cancel := context.WithTimeout(ctx, s3Timeout)
+	defer cancel()
 	_, err := s.client.PutObject(ctx, s.bucket, s.prefix+name, bytes.NewReader(data), int64(len(data)), minio.PutObjectOptions{
 		ContentType: "application/octet-stream",
 		// One request, whatever the size: an object is never assembled from parts.
@@ -104,6 +111,8 @@ func (s *s3Store) Get(ctx context.Context, name string) (data []byte, err error)
 	if err := errors.Join(checkName(name), ctx.Err()); err != nil {
 		return nil, fmt.Errorf("get %s: %w", name, err)
 	}
+	ctx, cancel := context.WithTimeout(ctx, s3Timeout)
+	defer cancel()
 	o, err := s.client.GetObject(ctx, s.bucket, s.prefix+name, minio.GetObjectOptions{})
 	if err != nil {
 		return nil, s.wrap("get", name, err)

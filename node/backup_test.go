@@ -2,7 +2,6 @@ package node_test
 
 import (
 	"bytes"
-	"errors"
 	"fmt"
 	"log/slog"
 	"net/http"
@@ -11,8 +10,6 @@ import (
 	"strings"
 	"testing"
 	"time"
-
-	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/bongsu-im/bongsu/backup"
 	"github.com/bongsu-im/bongsu/client"
@@ -489,84 +486,4 @@ func metric(t *testing.T, url, name string) string {
 	}
 	t.Fatalf("no metric %s", name)
 	return ""
-}
-
-// A machine that is alone forgets of its journal what is archived, and nothing
-// else; what is restored is the same.
-func TestJournalIsTrimmedBehindTheArchive(t *testing.T) {
-	public, private := backupKeys(t)
-	c := newNodes(t, "n1")
-	to := filepath.Join(t.TempDir(), "archive")
-	cfg := node.Config{
-		Data: filepath.Join(c.dir, "n1"), Shards: 4, Logger: slog.New(slog.DiscardHandler),
-		Cluster: &node.ClusterConfig{Certs: filepath.Join(c.dir, "certs", "n1"), Zone: "a", Listen: c.peers["n1"]},
-		Backup:  node.BackupConfig{To: to, Recipients: []string{public}, Every: 10 * time.Millisecond},
-	}
-	more(t, cfg, 3000) // closing archives it all; by default so little is kept
-	forgetful := cfg
-	forgetful.KeepJournal = time.Nanosecond
-	registry := prometheus.NewRegistry()
-	core, err := node.OpenCore(t.Context(), forgetful, registry)
-	if err != nil {
-		t.Fatal(err)
-	}
-	eventually(t, "find the archive", func() error {
-		if gathered(t, registry, "bongsu_backup_bytes_total") == 0 || gathered(t, registry, "bongsu_backup_lag_seconds") > 0 {
-			return errors.New("not yet")
-		}
-		return nil
-	})
-	ends := make([]journal.Index, 4)
-	for s := range ends {
-		ends[s] = core.Journal.Log(journal.ShardID(s)).Last().Index
-	}
-	if err := core.View.Flush(); err != nil {
-		t.Fatal(err)
-	}
-	for s := range ends {
-		eventually(t, "trim", func() error {
-			if _, err := core.Journal.Log(journal.ShardID(s)).Read(t.Context(), ends[s]-1, 1); !errors.Is(err, journal.ErrTrimmed) {
-				return fmt.Errorf("shard %d still has entry %d: %v", s, ends[s], err)
-			}
-			return nil
-		})
-	}
-	if err := core.Close(); err != nil {
-		t.Fatal(err)
-	}
-	more(t, cfg, 3300) // the archive is continued all the same
-	want := dump(t, cfg)
-	again := node.Config{Data: filepath.Join(t.TempDir(), "restored"), Logger: slog.New(slog.DiscardHandler)}
-	r, err := node.Restore(t.Context(), again, node.RestoreConfig{From: to, Identities: private})
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, s := range r.Shards {
-		if s.Base != 0 {
-			t.Errorf("shard %d was archived anew from index %d", s.Shard, s.Base)
-		}
-	}
-	got := dump(t, again)
-	for s := range want {
-		if got[s] != want[s] || len(got[s]) == 0 {
-			t.Errorf("shard %d: %d bytes of view instead of %d, or others", s, len(got[s]), len(want[s]))
-		}
-	}
-}
-
-// gathered is the value of a metric without labels.
-func gathered(t *testing.T, r *prometheus.Registry, name string) float64 {
-	t.Helper()
-	families, err := r.Gather()
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, f := range families {
-		if f.GetName() == name {
-			m := f.GetMetric()[0]
-			return m.GetCounter().GetValue() + m.GetGauge().GetValue() // one of them is there
-		}
-	}
-	t.Fatalf("no metric %s", name)
-	return 0
 }

@@ -35,7 +35,8 @@ type Core struct {
 	cluster   *cluster // nil: this node is alone
 	feeds     *feeds   // likewise
 	snapshots lateSnapshots
-	trimmer   *trimmer // nil: the journal is never trimmed
+	trimmer   *trimmer  // nil: the journal is never trimmed
+	archive   *archiver // nil: there is no backup
 
 	ended   context.Context // by Close
 	end     context.CancelFunc
@@ -100,15 +101,14 @@ func OpenCore(ctx context.Context, cfg Config, registry prometheus.Registerer) (
 		cfg.Logger.Error("journal damaged; this shard is not served", "error", lost,
 			"do", "put the newer disk back, or run: bongsu admin accept-loss --data "+cfg.Data)
 	}
-	var archive *archiver
 	if cfg.Backup.To != "" {
-		if archive, err = newArchiver(c, registry); err != nil {
+		if c.archive, err = newArchiver(c, registry); err != nil {
 			return nil, err
 		}
 	}
 	if j, ok := c.Journal.(*raft.Journal); ok && c.cluster != nil {
 		c.trimmer = newTrimmer(trimConfig{
-			journal: j, shards: c.identity.Shards, needs: raftNeeds(j), backup: archive.upTo, rules: trimRules{keepFor: cfg.KeepJournal}, clock: cfg.Clock, logger: cfg.Logger,
+			journal: j, shards: c.identity.Shards, needs: raftNeeds(j), backup: c.archive.upTo, rules: trimRules{keepFor: cfg.KeepJournal}, clock: cfg.Clock, logger: cfg.Logger,
 		})
 		c.start(running, "trim", c.trimmer.run)
 	}
@@ -134,8 +134,8 @@ func OpenCore(ctx context.Context, cfg Config, registry prometheus.Registerer) (
 	c.start(running, "shards", c.Shards.Run)
 	c.start(running, "scrub", c.scrub)
 	c.start(running, "stores", c.watchStores)
-	if archive != nil {
-		c.start(running, "backup", archive.run)
+	if c.archive != nil {
+		c.start(running, "backup", c.archive.run)
 	}
 	if c.cluster != nil {
 		c.cluster.start(c, c.Journal.(*raft.Journal))

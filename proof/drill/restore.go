@@ -132,6 +132,9 @@ func (w *restoreWorld) run(ctx context.Context) (err error) {
 	if err := w.openRooms(ctx); err != nil {
 		return err
 	}
+	if err := w.awaitArchive(ctx); err != nil {
+		return err
+	}
 	w.connect(ctx)
 	defer func() {
 		for _, p := range w.people {
@@ -184,6 +187,43 @@ func (w *restoreWorld) seedStore(ctx context.Context) (err error) {
 		Accounts: restoreAccounts, Rooms: restoreRooms, Members: 2, Messages: w.cfg.Messages, Password: drillPassword, Seed: w.cfg.Seed,
 		Progress: func(what string, done, total int) { w.show("seeding %s: %d of %d", what, done, total) },
 	})
+}
+
+// awaitArchive waits until the past is archived, which may take a while: people
+// whose rooms are not could not be judged.
+func (w *restoreWorld) awaitArchive(ctx context.Context) error {
+	for {
+		lag, err := w.metric(ctx, "bongsu_backup_lag_seconds")
+		if err != nil || lag == "0" {
+			return err
+		}
+		w.show("the past is being archived, %s s behind", lag)
+		if !rest(ctx, 100*time.Millisecond) {
+			return ctx.Err()
+		}
+	}
+}
+
+// metric reads a number that the server shows.
+func (w *restoreWorld) metric(ctx context.Context, name string) (string, error) {
+	r, err := http.NewRequestWithContext(ctx, http.MethodGet, w.server.BaseURL()+"/metrics", nil)
+	if err != nil {
+		return "", err
+	}
+	answer, err := http.DefaultClient.Do(r)
+	if err != nil {
+		return "", fmt.Errorf("read metrics: %w", err)
+	}
+	text, err := io.ReadAll(io.LimitReader(answer.Body, 4<<20))
+	if err := errors.Join(err, answer.Body.Close()); err != nil {
+		return "", fmt.Errorf("read metrics: %w", err)
+	}
+	for line := range strings.Lines(string(text)) {
+		if value, ok := strings.CutPrefix(line, name+" "); ok {
+			return strings.TrimSpace(value), nil
+		}
+	}
+	return "", fmt.Errorf("the server shows no %s", name)
 }
 
 // connect gives everyone a socket and an outbox that remembers all it has sent.
