@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/bongsu-im/bongsu/internal/durable"
@@ -78,6 +79,13 @@ func isDamage(err error) bool {
 	return errors.As(err, &corrupt) || errors.As(err, &lost)
 }
 
+// isFull tells an error of something that is used up, space or descriptors. It
+// says nothing against what is on the disk, and it may meet all nodes at once:
+// nobody begins anew for it.
+func isFull(err error) bool {
+	return errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) || errors.Is(err, syscall.EMFILE) || errors.Is(err, syscall.ENFILE)
+}
+
 // mend decides what follows the end of a core; nil: it is opened again.
 func (n *Node) mend(err error, m *mending) error {
 	var broken *brokenError
@@ -97,7 +105,7 @@ func (n *Node) mend(err error, m *mending) error {
 	if !m.last.IsZero() && now.Sub(m.last) < fencedAgain {
 		m.pause = min(2*m.pause, mendMost)
 		var journalFence *journal.FencedError
-		broken.anew = broken.anew || broken.view || errors.As(err, &journalFence)
+		broken.anew = broken.anew || broken.view || errors.As(err, &journalFence) && !isFull(err)
 	} else {
 		m.pause = mendPause
 	}
@@ -137,25 +145,63 @@ func isDamagedIdentity(err error) bool {
 	return errors.As(err, &e)
 }
 
-// asidePrefix of folders with stores that were not whole; the newest is kept.
-const asidePrefix = "damaged-"
+const (
+	// asidePrefix of folders with stores that were not whole. What was set aside
+	// may be all there is until the node has its place again, so nothing of it is
+	// removed before; then the newest is kept, for whoever asks what happened.
+	asidePrefix = "damaged-"
+	// mostAside bounds them: who has begun anew so often and was never whole
+	// needs a person.
+	mostAside = 8
+)
+
+// asides are the folders of stores that were set aside, oldest first.
+func (l Layout) asides(fs durable.FS) (names []string, err error) {
+	all, err := fs.List(l.Dir)
+	if err != nil {
+		return nil, err
+	}
+	for _, name := range all {
+		if strings.HasPrefix(name, asidePrefix) {
+			names = append(names, name)
+		}
+	}
+	slices.Sort(names)
+	return names, nil
+}
+
+// tidyAside removes what was set aside but for the newest: the node has all that
+// it held, from the others, and votes again.
+func (l Layout) tidyAside(fs durable.FS) error {
+	names, err := l.asides(fs)
+	if err != nil {
+		return err
+	}
+	for _, name := range names[:max(len(names)-1, 0)] {
+		if err := fs.RemoveAll(fs.PathJoin(l.Dir, name)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
 
 // setAside moves both stores and the identity into a folder of their own. The
 // identity goes first: without it nobody takes what is left for a whole folder,
 // and the next start finishes.
 func (l Layout) setAside(fs durable.FS, now time.Time) (string, error) {
+	before, err := l.asides(fs)
+	if err != nil {
+		return "", err
+	}
+	if len(before) >= mostAside {
+		return "", fmt.Errorf("stores have been set aside %d times and the node was never whole since: look at the disk, then remove the folders %s* that nobody needs", len(before), asidePrefix)
+	}
 	names, err := fs.List(l.Dir)
 	if err != nil {
 		return "", err
 	}
-	for _, name := range names {
-		if strings.HasPrefix(name, asidePrefix) {
-			if err := fs.RemoveAll(fs.PathJoin(l.Dir, name)); err != nil {
-				return "", fmt.Errorf("remove what was set aside before: %w", err)
-			}
-		}
-	}
-	aside := fs.PathJoin(l.Dir, asidePrefix+now.UTC().Format("20060102T150405"))
+	// Names are times; the number keeps them apart, and in order, within one.
+	aside := fs.PathJoin(l.Dir, fmt.Sprintf("%s%s-%d", asidePrefix, now.UTC().Format("20060102T150405.000"), len(before)))
 	if err := durable.MkdirAll(fs, aside, 0o700); err != nil {
 		return "", err
 	}
@@ -194,6 +240,9 @@ func (c *cluster) keepReplacing(ctx context.Context, old uint64) {
 		err := ch.replaceBy(ctx, old, c.self)
 		if err == nil {
 			c.log.Info("this node has taken the place of the one that it was", "old", old, "new", c.self)
+			if err := (Layout{c.core.config.Data}).tidyAside(c.core.config.FS); err != nil {
+				c.log.Warn("stores that were set aside are still there", "error", err)
+			}
 			return
 		}
 		if ctx.Err() == nil {
