@@ -260,7 +260,7 @@ func (d *Demo) gather(ctx context.Context) ([]*bot, []*talk, error) {
 	}
 	characters := append(cast(d.cfg.Bots), character{name: guideName})
 	d.setPhase(phase{Name: "people", Total: len(characters)})
-	bots, err := crew(ctx, "http://"+d.front.Addr(), secret, characters, func(done int) {
+	bots, err := crew(ctx, "http://"+d.front.Addr(), nil, secret, characters, func(done int) {
 		d.setPhase(phase{Name: "people", Done: done, Total: len(characters)})
 		if done%10 == 0 || done == len(characters) {
 			d.say("%d of %d bots have signed up", done, len(characters))
@@ -431,7 +431,7 @@ func (d *Demo) audit(ctx context.Context) []Audit {
 	for i, n := range nodes {
 		// One after the other: there may be much to read, and people talk.
 		one, cancel := context.WithTimeout(ctx, auditPatience)
-		audits[i] = audit(one, d.ledger, n.name, n.server.BaseURL(), d.members)
+		audits[i] = audit(one, d.ledger, n.name, n.server.BaseURL(), nil, d.members)
 		cancel()
 		d.setAudits(audits[:i+1])
 	}

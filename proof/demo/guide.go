@@ -160,6 +160,7 @@ func (g *guide) answer(m *edgev1.Message) {
 	}
 	book := g.guests[m.GetSenderId()]
 	if g.square != nil && m.GetRoomId() == g.square.id {
+		g.read(m)
 		name := "친구"
 		if book != nil {
 			name = book.name

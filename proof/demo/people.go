@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"net/http"
 	"os"
 	"path/filepath"
 	"sync/atomic"
@@ -105,18 +106,21 @@ func password(dir string) (string, error) {
 }
 
 // crew makes accounts for all characters, or signs in to those that are there.
-// progress is told how many are done.
-func crew(ctx context.Context, baseURL, password string, characters []character, progress func(int)) ([]*bot, error) {
+// progress is told how many are done. h carries requests; nil: each has its own.
+func crew(ctx context.Context, baseURL string, h *http.Client, password string, characters []character, progress func(int)) ([]*bot, error) {
 	bots := make([]*bot, len(characters))
 	for i, c := range characters {
 		bots[i] = &bot{character: c, login: fmt.Sprintf("demo-%03d", i+1)}
+		if c.name == guideName {
+			bots[i].login = guideLogin // the same however many bots there are
+		}
 	}
 	var done atomic.Int64
 	g, ctx := errgroup.WithContext(ctx)
 	g.SetLimit(signUpAtOnce)
 	for _, b := range bots {
 		g.Go(func() (err error) {
-			if b.client, err = client.New(client.Config{BaseURL: baseURL}); err != nil {
+			if b.client, err = client.New(client.Config{BaseURL: baseURL, HTTPClient: h}); err != nil {
 				return err
 			}
 			if err := b.signUp(ctx, password); err != nil {

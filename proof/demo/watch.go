@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/http"
 	"sync"
 	"time"
 
@@ -91,9 +92,9 @@ type Audit struct {
 
 // audit reads every room in full from one node, as one of its members, straight
 // from that node and not by the front, and compares it with the ledger.
-func audit(ctx context.Context, l *Ledger, node, url string, members func(roomID string) []*bot) Audit {
+func audit(ctx context.Context, l *Ledger, node, url string, h *http.Client, members func(roomID string) []*bot) Audit {
 	a := Audit{Node: node}
-	c, err := client.New(client.Config{BaseURL: url, Timeout: 5 * time.Second})
+	c, err := client.New(client.Config{BaseURL: url, HTTPClient: h, Timeout: 5 * time.Second})
 	if err != nil {
 		a.Error = err.Error()
 		return a
