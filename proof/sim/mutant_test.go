@@ -28,6 +28,7 @@ var planted = []struct {
 	{mutant.NoFloors, "", 40},
 	{mutant.IgnorePositions, "", 40},
 	{mutant.SkipCatchUp, "", 40},
+	{mutant.TrimTooFar, "", 60},
 	{"dedupe-dropped", "mutant_clientid", 40},
 	{"position-apart", "mutant_position", 120},
 	{"no-fsync", "mutant_sync", 40},
