@@ -12,6 +12,7 @@ import (
 
 	journalv1 "github.com/bongsu-im/bongsu/gen/bongsu/journal/v1"
 	"github.com/bongsu-im/bongsu/internal/clock"
+	"github.com/bongsu-im/bongsu/internal/mutant"
 	"github.com/bongsu-im/bongsu/journal"
 	"github.com/bongsu-im/bongsu/journal/raft"
 )
@@ -176,6 +177,25 @@ func (t *trimmer) begin(marks []*journalv1.Mark) {
 	t.marks = marks
 }
 
+// Trimming trims the journal of a plane as Core does, for simulations, in which
+// little is kept and an hour is long.
+type Trimming struct{ t *trimmer }
+
+// NewTrimming returns what trims j; Run has to run, and AfterFlush to hear of
+// the view's flushes. keepEntries of the newest entries stay.
+func NewTrimming(j *raft.Journal, shards int, keepEntries uint64, every time.Duration, log *slog.Logger) *Trimming {
+	return &Trimming{newTrimmer(trimConfig{
+		journal: j, shards: shards, needs: raftNeeds(j), rules: trimRules{keepEntries: keepEntries, maxBytes: 16 << 10},
+		clock: clock.System{}, logger: log, every: every,
+	})}
+}
+
+// AfterFlush is for PlaneConfig.
+func (t *Trimming) AfterFlush(marks []*journalv1.Mark) { t.t.afterFlush(marks) }
+
+// Run trims until ctx ends.
+func (t *Trimming) Run(ctx context.Context) error { return t.t.run(ctx) }
+
 // afterFlush is for view.Config.AfterFlush.
 func (t *trimmer) afterFlush(marks []*journalv1.Mark) {
 	t.begin(marks)
@@ -233,6 +253,9 @@ func (t *trimmer) trim(ctx context.Context, shard journal.ShardID) {
 
 func (t *trimmer) decide(ctx context.Context, shard journal.ShardID) (journal.Index, error) {
 	s := trimState{durable: t.durable(shard), backup: t.cfg.backup(shard)}
+	if mutant.On(mutant.TrimTooFar) {
+		s.durable = t.cfg.journal.Log(shard).Last().Index
+	}
 	if s.durable == 0 {
 		return 0, nil
 	}

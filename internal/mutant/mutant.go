@@ -31,6 +31,8 @@ const (
 	NoFloors Name = "no-floors"
 	// IgnorePositions answers reads without waiting for the positions they name.
 	IgnorePositions Name = "ignore-positions"
+	// TrimTooFar trims what no flush of the view has made durable.
+	TrimTooFar Name = "trim-too-far"
 	// SkipCatchUp lets a new owner decide before it has applied what was before it.
 	SkipCatchUp Name = "skip-catch-up"
 )

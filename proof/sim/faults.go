@@ -63,7 +63,7 @@ func (w *world) anyOf(up bool) *machine {
 func (w *world) fault() string {
 	up, down := w.anyOf(true), w.anyOf(false)
 	a, b := w.machines[w.rng.IntN(len(w.machines))], w.machines[w.rng.IntN(len(w.machines))]
-	switch k := w.rng.IntN(24); {
+	switch k := w.rng.IntN(27); {
 	case k < 5 && up != nil:
 		return w.kill(up)
 	case k == 5 && up != nil:
@@ -110,7 +110,7 @@ func (w *world) fault() string {
 		up.up().plane.View.Fence(errors.New("a seed's doubt"))
 		w.met("view fence")
 		return fmt.Sprint("fence the view of ", up.at)
-	case k == 19 && up != nil:
+	case k < 22 && up != nil:
 		_ = up.up().plane.View.Flush() // a fence is seen by mend
 		w.met("flush")
 		return fmt.Sprint("flush the view of ", up.at)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"sync"
@@ -37,14 +38,15 @@ type machine struct {
 
 // life is one start of a node.
 type life struct {
-	m       *machine
-	disk    *disk
-	journal *raft.Journal
-	ep      *raft.Endpoint
-	plane   *node.Plane
-	server  *peer.Server
-	dead    atomic.Bool // killed: what it says no longer counts
-	feeds   feeds
+	m         *machine
+	disk      *disk
+	journal   *raft.Journal
+	ep        *raft.Endpoint
+	plane     *node.Plane
+	server    *peer.Server
+	dead      atomic.Bool // killed: what it says no longer counts
+	feeds     feeds
+	snapshots snapshots
 
 	mu    sync.Mutex // guards links
 	links map[uint64]*peer.Client
@@ -76,7 +78,7 @@ func (m *machine) set(l *life) {
 // start opens the node on its disk and joins it to the others.
 func (m *machine) start() error {
 	w := m.w
-	l := &life{m: m, disk: newDiskLife(m.disk, w.met), ep: w.net.Endpoint(), links: map[uint64]*peer.Client{}, feeds: feeds{last: map[string]uint64{}}}
+	l := &life{m: m, disk: newDiskLife(m.disk, w.met), ep: w.net.Endpoint(), links: map[uint64]*peer.Client{}, feeds: feeds{last: map[string]uint64{}}, snapshots: snapshots{met: w.met}}
 	if err := durable.MkdirAll(m.disk, "data", 0o700); err != nil {
 		return err
 	}
@@ -88,14 +90,16 @@ func (m *machine) start() error {
 	var err error
 	l.journal, err = raft.Open(raft.Config{
 		Dir: journalDir, FS: l.disk, Shards: w.shards, NodeID: m.id(), Cluster: clusterID, Voters: voters, Join: m.join,
-		Transport: l.ep, MemTableBytes: 1 << 20, CacheBytes: 64 << 10, BlockCacheBytes: 1 << 20, Logger: log,
+		Transport: l.ep, Snapshots: &l.snapshots, MemTableBytes: 1 << 20, CacheBytes: 64 << 10, BlockCacheBytes: 1 << 20, Logger: log,
 	})
 	if err != nil {
 		return fmt.Errorf("open the journal of machine %d: %w", m.at, err)
 	}
 	l.ctx, l.end = context.WithCancel(context.Background())
+	trimming := node.NewTrimming(l.journal, w.shards, keepEntries, 100*time.Millisecond, log)
 	l.plane, err = node.OpenPlane(node.PlaneConfig{
 		Journal: l.journal, ViewDir: viewDir, FS: l.disk, Shards: w.shards, ViewCacheBytes: 64 << 20, Logger: log, Feed: l.hear,
+		AfterFlush: trimming.AfterFlush,
 		Neighbours: &node.Neighbours{
 			Self: m.id(), Leader: l.leader, Node: l.node, Nodes: w.ids, Elsewhere: l.elsewhere,
 			LeaseEnded: l.journal.LeaseEnded, Heard: l.journal.Heard, FetchView: node.FetchView(l.journal),
@@ -108,9 +112,11 @@ func (m *machine) start() error {
 	for _, damage := range l.journal.Damage() {
 		w.wrong("machine %d: an honest cut was taken for damage: %v", m.at, damage)
 	}
-	l.server = peer.NewServer(l.plane.Shards, nil, log, peer.Times{})
+	l.server = peer.NewServer(here{l.plane}, nil, log, peer.Times{})
 	l.running.Go(func() { _ = l.plane.View.Run(l.ctx) }) // a fence is seen by mend
 	l.running.Go(func() { _ = l.plane.Shards.Run(l.ctx) })
+	l.running.Go(func() { _ = trimming.Run(l.ctx) })
+	l.snapshots.plane.Store(l.plane)
 	m.set(l)
 	l.relink()
 	return nil
@@ -282,4 +288,42 @@ var clusterID = raft.ClusterID{'s', 'i', 'm'}
 
 var discard = slog.New(slog.DiscardHandler)
 
+// snapshots gives and takes views, as lateSnapshots in package node does.
+type snapshots struct {
+	plane atomic.Pointer[node.Plane]
+	met   func(string)
+}
+
+func (s *snapshots) Make(ctx context.Context, n journal.ShardID) (journal.Mark, io.ReadCloser, error) {
+	p := s.plane.Load()
+	if p == nil {
+		return journal.Mark{}, nil, errors.New("sim: the shards are being opened")
+	}
+	return p.Shards.MakeSnapshot(ctx, n)
+}
+
+func (s *snapshots) Restore(ctx context.Context, n journal.ShardID, at journal.Mark, r io.Reader) error {
+	p := s.plane.Load()
+	if p == nil {
+		return errors.New("sim: the shards are being opened")
+	}
+	s.met("snapshot taken")
+	return p.Shards.RestoreSnapshot(ctx, n, at, r)
+}
+
+// keepEntries is how much of a journal stays that the view does not need.
+const keepEntries = 10
+
 const grace = 3 * time.Second
+
+// here answers other machines with what this one has, as shardsHere in package
+// node does.
+type here struct{ *node.Plane }
+
+func (h here) Begin(cmd *nodev1.Command, deadline time.Time, done func(*nodev1.Reply, error)) {
+	h.Shards.Begin(cmd, deadline, done)
+}
+
+func (h here) Query(ctx context.Context, q *nodev1.Query) (*nodev1.QueryReply, error) {
+	return h.Shards.QueryHere(ctx, q)
+}

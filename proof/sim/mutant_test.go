@@ -19,15 +19,16 @@ var planted = []struct {
 	tag   string // "" means mutants
 	seeds int
 }{
-	{mutant.AckEarly, "", 40},
-	{mutant.StaleOwner, "", 120},
+	{mutant.AckEarly, "", 20},
+	{mutant.StaleOwner, "", 150},
 	{mutant.FreshAlways, "", 40},
 	{mutant.ApplyTwice, "", 20},
-	{mutant.UnknownRefused, "", 120},
-	{mutant.StaleNo, "", 40},
-	{mutant.NoFloors, "", 40},
+	{mutant.UnknownRefused, "", 150},
+	{mutant.StaleNo, "", 60},
+	{mutant.NoFloors, "", 150},
 	{mutant.IgnorePositions, "", 40},
-	{mutant.SkipCatchUp, "", 40},
+	{mutant.SkipCatchUp, "", 300},
+	{mutant.TrimTooFar, "", 150},
 	{"dedupe-dropped", "mutant_clientid", 40},
 	{"position-apart", "mutant_position", 120},
 	{"no-fsync", "mutant_sync", 40},

@@ -25,6 +25,7 @@ type person struct {
 	rng   *rand.Rand
 	home  int  // the machine that is asked first
 	moves bool // asks another each time
+	reads bool // and sends nothing
 
 	rooms     []*room
 	outbox    []*send // unanswered
@@ -68,12 +69,13 @@ func randomBytes(rng *rand.Rand, n int) []byte {
 }
 
 func (w *world) newPeople(n int) {
+	still := w.rng.IntN(2) == 0 // nobody moves, so that a machine may have readers only
 	for i := range n {
 		login := fmt.Sprintf("sim%d", i)
 		rng := rand.New(rand.NewPCG(w.seed, uint64(100+i)))
 		w.people = append(w.people, &person{
 			w: w, n: i, login: login, rng: rng, id: id.New(0, id.User, id.LoginPartition(login), randomBytes(rng, 12)),
-			home: i % len(w.machines), moves: i%3 == 2, positions: map[uint32]*edgev1.Position{}, cursor: map[*room]uint64{},
+			home: i % len(w.machines), moves: i%3 == 2 && !still, reads: i%3 == 1, positions: map[uint32]*edgev1.Position{}, cursor: map[*room]uint64{},
 		})
 	}
 	for i, p := range w.people {
@@ -221,7 +223,8 @@ func (p *person) live(ctx context.Context) {
 		var open []*room
 		for _, r := range p.rooms {
 			if r.since().IsZero() {
-				if r.by == p && p.open(ctx, r) {
+				// Now and then, so that rooms are made while faults come.
+				if r.by == p && p.rng.IntN(16) == 0 && p.open(ctx, r) {
 					open = append(open, r)
 				}
 				continue
@@ -282,7 +285,11 @@ func (p *person) nap(ctx context.Context, most time.Duration) bool {
 }
 
 func (p *person) act(ctx context.Context, r *room) {
-	switch k := p.rng.IntN(20); {
+	k := p.rng.IntN(20)
+	if p.reads {
+		k = 12 + p.rng.IntN(8)
+	}
+	switch {
 	case k < 9:
 		p.send(ctx, p.newSend(r))
 	case k < 11 && len(p.outbox) > 0:
@@ -294,8 +301,10 @@ func (p *person) act(ctx context.Context, r *room) {
 			p.send(ctx, s)
 		}
 	case k < 13:
-		p.markRead(ctx, r)
-	case k < 16:
+		if !p.reads {
+			p.markRead(ctx, r)
+		}
+	case k < 17:
 		p.read(ctx, r, p.ask(), false)
 	default:
 		p.read(ctx, r, p.w.machines[p.rng.IntN(len(p.w.machines))].up(), true)
