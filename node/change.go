@@ -130,6 +130,25 @@ func (ch *changer) newcomer(r *replicas, name string) (uint64, error) {
 	return 0, fmt.Errorf("node %s is not reached", name)
 }
 
+// newcomerWait is how long a node that is just starting is waited for.
+const newcomerWait = 10 * time.Second
+
+func (ch *changer) awaitNewcomer(ctx context.Context, r *replicas, name string) (uint64, error) {
+	began := time.Now()
+	for {
+		node, err := ch.newcomer(r, name)
+		if err == nil && !ch.c.up(node) {
+			err = fmt.Errorf("node %s is not reached; nothing was changed", name)
+		}
+		if err == nil || time.Since(began) >= newcomerWait {
+			return node, err
+		}
+		if err := wait(ctx, 4*changePause); err != nil {
+			return 0, err
+		}
+	}
+}
+
 func (ch *changer) add(ctx context.Context, name string) error {
 	r, err := ch.look(ctx)
 	if err != nil {
@@ -138,12 +157,9 @@ func (ch *changer) add(ctx context.Context, name string) error {
 	if err := ch.whole(r); err != nil {
 		return err
 	}
-	node, err := ch.newcomer(r, name)
+	node, err := ch.awaitNewcomer(ctx, r, name)
 	if err != nil {
 		return err
-	}
-	if !ch.c.up(node) {
-		return fmt.Errorf("node %s is not reached; nothing was changed", name)
 	}
 	steps := placement.Plan(ch.nodes(r, 0, node), r.voters, placement.Replicas)
 	return ch.follow(ctx, r, steps, 0)
