@@ -83,7 +83,7 @@ func (c *nodes) begin(name, door string, shards int) *running {
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
 	go func() { ended <- n.Run(ctx) }()
-	r := &running{Node: n, stop: func() error { cancel(); err := <-ended; ended <- err; return err }}
+	r := &running{Node: n, ended: ended, stop: func() error { cancel(); err := <-ended; ended <- err; return err }}
 	c.run[name] = r
 	c.t.Cleanup(func() { _ = r.stop() })
 	return r
@@ -474,4 +474,40 @@ func shardOf(text string) int {
 		}
 	}
 	return -1
+}
+
+// TestTheOnlyNodeNeverBeginsAnew: a cluster of one whose identity is damaged has
+// nobody to begin anew from, and leaves everything where it is.
+func TestTheOnlyNodeNeverBeginsAnew(t *testing.T) {
+	c := newNodes(t, "n1")
+	c.start("n1", "", 2)
+	join(t, c.run["n1"].URL(), "ann")
+	if err := c.run["n1"].stop(); err != nil {
+		t.Fatal(err)
+	}
+	file := filepath.Join(c.dir, "n1", "node.json")
+	good, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(file, []byte("{}"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	n1 := c.begin("n1", "", 2)
+	select {
+	case <-n1.Serving():
+		t.Fatal("it serves: it has begun anew")
+	case err := <-n1.ended:
+		n1.ended <- err
+		if err == nil || !strings.Contains(err.Error(), "no other node") {
+			t.Fatalf("it ended with %v", err)
+		}
+	case <-time.After(30 * time.Second):
+		t.Fatal("it neither ended nor served")
+	}
+	if err := os.WriteFile(file, good, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	c.start("n1", "", 2)
+	signIn(t, c.run["n1"].URL(), "ann")
 }

@@ -74,6 +74,8 @@ func OpenCore(ctx context.Context, cfg Config, registry prometheus.Registerer) (
 		}
 		if len(c.cluster.doors()) > 0 {
 			first = func() (identity, error) { return c.cluster.join(ctx, cfg, layout) }
+		} else if wasMember(cfg, layout) {
+			return nil, fmt.Errorf("%s holds stores that were set aside and no other node is known: name one with --join, or put them back", layout.Dir)
 		}
 	}
 	made, release, err := layout.claim(cfg.FS, kind, first)

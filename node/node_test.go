@@ -25,7 +25,8 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 // running is a node of a test.
 type running struct {
 	*node.Node
-	stop func() error
+	ended chan error // holds how Run ended; whoever takes it puts it back
+	stop  func() error
 }
 
 // start runs a node and waits until it serves.

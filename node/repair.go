@@ -10,8 +10,10 @@ import (
 	"time"
 
 	"github.com/bongsu-im/bongsu/internal/durable"
+	"github.com/bongsu-im/bongsu/internal/mtls"
 	"github.com/bongsu-im/bongsu/journal"
 	"github.com/bongsu-im/bongsu/journal/raft"
+	"github.com/bongsu-im/bongsu/node/roster"
 	"github.com/bongsu-im/bongsu/view"
 )
 
@@ -124,6 +126,10 @@ func (n *Node) mend(err error, m *mending) error {
 		n.cfg.Logger.Error("a store has failed; it is opened again and proven", "error", broken.cause, "in", m.pause)
 		return nil
 	}
+	if others, err := n.others(); err != nil || len(others) == 0 {
+		// What is here may be all there is.
+		return errors.Join(broken.cause, err, errors.New("there is no other node to begin anew from: this one needs a person"))
+	}
 	aside, err := Layout{n.cfg.Data}.setAside(n.cfg.FS, now)
 	if err != nil {
 		return errors.Join(broken.cause, fmt.Errorf("set the damaged stores aside: %w", err))
@@ -132,6 +138,26 @@ func (n *Node) mend(err error, m *mending) error {
 	n.cfg.Logger.Error("the stores are not whole; they are set aside, and this node comes back as a new member in its own place",
 		"error", broken.cause, "aside", aside, "in", m.pause)
 	return nil
+}
+
+// others are the names of the other nodes that this one knows of, or was told to
+// join.
+func (n *Node) others() ([]string, error) {
+	names := slices.Clone(n.cfg.Cluster.Join)
+	r, err := roster.Open(n.cfg.FS, Layout{n.cfg.Data}.Roster())
+	if err != nil || len(r.Members()) == 0 {
+		return names, nil // a damaged one is learned again, if there is somebody to learn it from
+	}
+	identity, err := mtls.Open(n.cfg.Cluster.Certs)
+	if err != nil {
+		return nil, err
+	}
+	for _, m := range r.Members() {
+		if m.GetName() != identity.Name() {
+			names = append(names, m.GetName())
+		}
+	}
+	return names, nil
 }
 
 // mending remembers how often it was needed.

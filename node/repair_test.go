@@ -16,7 +16,7 @@ import (
 func broken(t *testing.T) (*Node, Layout) {
 	t.Helper()
 	l := Layout{t.TempDir()}
-	n := &Node{cfg: Config{Data: l.Dir, FS: durable.Disk, Cluster: &ClusterConfig{}, Logger: slog.New(slog.DiscardHandler)}, mended: newMended()}
+	n := &Node{cfg: Config{Data: l.Dir, FS: durable.Disk, Cluster: &ClusterConfig{Join: []string{"127.0.0.1:1"}}, Logger: slog.New(slog.DiscardHandler)}, mended: newMended()}
 	refill(t, l)
 	return n, l
 }
