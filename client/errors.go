@@ -145,6 +145,10 @@ func fromRPC(err error) error {
 		return &Error{Code: connect.CodeUnavailable, Message: err.Error(), cause: err}
 	}
 	out := &Error{Code: ce.Code(), Message: ce.Message(), cause: ce.Unwrap()}
+	if out.Code == connect.CodeCanceled && !errors.Is(err, context.Canceled) {
+		// A connection that was reset while the request was written: nobody gave up.
+		out.Code = connect.CodeUnavailable
+	}
 	for _, d := range ce.Details() {
 		v, err := d.Value()
 		if info, ok := v.(*edgev1.ErrorInfo); err == nil && ok {

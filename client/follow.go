@@ -111,9 +111,15 @@ func (s *stream) event(ctx context.Context, m *edgev1.Message) {
 	}
 }
 
+// rewindPatience is how long a history may end before what was seen until that
+// counts as a loss: a replica that answers may be 2 s behind the one that
+// brought the news.
+const rewindPatience = 3 * time.Second
+
 // catchUp reads history until nothing is left to read and it holds message
 // want: a view that lags behind the event is asked again.
 func (s *stream) catchUp(ctx context.Context, want uint64) {
+	var behind time.Time // since when the history ends before what was seen; zero if it does not
 	for attempt := 0; !s.stopped; {
 		if err := s.conn.Ready(ctx); err != nil {
 			s.fail(err)
@@ -132,6 +138,16 @@ func (s *stream) catchUp(ctx context.Context, want uint64) {
 		default:
 			s.fail(err)
 			return
+		}
+		if page.GetLastSeq() >= s.seen {
+			behind = time.Time{}
+		} else if behind.IsZero() {
+			behind = time.Now()
+		}
+		if !behind.IsZero() && time.Since(behind) < rewindPatience {
+			s.pause(ctx, attempt, 0)
+			attempt++
+			continue
 		}
 		if page.GetLastSeq() < s.seen {
 			s.fail(&RewoundError{RoomID: s.room, Seen: s.seen, LastSeq: page.GetLastSeq()})

@@ -163,6 +163,38 @@ func TestFollowReportsHolesAndLostTails(t *testing.T) {
 	})
 }
 
+// A replica may be behind the one that brought the news: what ends too early is
+// read again for a while before it counts as lost.
+func TestFollowForgivesAReplicaThatIsBehind(t *testing.T) {
+	inWorld(t, func(t *testing.T, w *world) {
+		ann, ben, roomID := w.direct()
+		defer ann.Close()
+		for i := range 5 {
+			say(t, ann.API, roomID, strconv.Itoa(i))
+		}
+		conn, done := w.connect(ben, client.ConnectOptions{})
+		defer done()
+		for m, err := range conn.Follow(t.Context(), roomID, 0) {
+			if err != nil {
+				t.Fatal(err)
+			}
+			if m.GetText() == "after" {
+				break
+			}
+			if m.GetSeq() != 5 {
+				continue
+			}
+			w.LoseTail(roomID, 4)
+			w.Cut()
+			go func() {
+				time.Sleep(2 * time.Second)
+				say(t, ann.API, roomID, "4")
+				say(t, ann.API, roomID, "after")
+			}()
+		}
+	})
+}
+
 // Who is invited again has a gap that is no hole.
 func TestFollowOverARejoin(t *testing.T) {
 	inWorld(t, func(t *testing.T, w *world) {

@@ -366,7 +366,11 @@ func (w *clusterWorld) judgeOrder() {
 	for range 2 {
 		judges.Go(func() {
 			for room := range rooms {
-				outcome := history.Judge(history.Room{ID: room.id, Sends: sends[room.id], Reads: room.reads}, 20*time.Second)
+				happened := history.Room{ID: room.id, Sends: sends[room.id], Reads: room.reads}
+				outcome := history.Judge(happened, 20*time.Second)
+				if outcome == history.Violated {
+					w.tellCulprits(happened)
+				}
 				mu.Lock()
 				switch outcome {
 				case history.Violated:
@@ -385,6 +389,25 @@ func (w *clusterWorld) judgeOrder() {
 	}
 	close(rooms)
 	judges.Wait()
+}
+
+// tellCulprits logs the reads without each of which there would be an order.
+func (w *clusterWorld) tellCulprits(room history.Room) {
+	for i, read := range room.Reads {
+		without := room
+		without.Reads = append(slices.Clone(room.Reads[:i]), room.Reads[i+1:]...)
+		if history.Judge(without, 5*time.Second) != history.Linear {
+			continue
+		}
+		before := uint64(0)
+		for _, s := range room.Sends {
+			if s.Seq > 0 && s.Answer.Before(read.Called) {
+				before = max(before, s.Seq)
+			}
+		}
+		w.line.log("room %s: the read by %d asked at %.2f s, answered at %.2f s, shows %d messages; %d were acknowledged when it was asked",
+			room.ID, read.Who, read.Called.Sub(w.line.began).Seconds(), read.Answer.Sub(w.line.began).Seconds(), len(read.Keys), before)
+	}
 }
 
 // figures are what was measured beside what must hold.
