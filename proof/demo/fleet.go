@@ -5,6 +5,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math/rand/v2"
+	"net"
 	"os"
 	"path/filepath"
 	"slices"
@@ -114,8 +116,8 @@ func readAddresses(name string, nodes int) (a addresses, err error) {
 		return a, fmt.Errorf("read the fleet's addresses: %w", err)
 	}
 	for range nodes {
-		public, err1 := child.FreeAddr()
-		peer, err2 := child.FreeAddr()
+		public, err1 := freeAddr()
+		peer, err2 := freeAddr()
 		if err := errors.Join(err1, err2); err != nil {
 			return a, err
 		}
@@ -128,6 +130,20 @@ func readAddresses(name string, nodes int) (a addresses, err error) {
 		return a, fmt.Errorf("keep the fleet's addresses: %w", err)
 	}
 	return a, nil
+}
+
+// freeAddr returns a loopback address on which nobody listens now. It is none of
+// those that systems give to outgoing connections, as one of those could have it
+// by the time its node starts, or starts again.
+func freeAddr() (string, error) {
+	var err error
+	for range 100 {
+		var l net.Listener
+		if l, err = net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", 20_000+rand.IntN(10_000))); err == nil {
+			return l.Addr().String(), l.Close()
+		}
+	}
+	return "", fmt.Errorf("find a free port: %w", err)
 }
 
 // Start makes the keys, starts the nodes and joins them into one cluster.

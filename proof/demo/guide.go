@@ -6,7 +6,6 @@ import (
 	"strings"
 	"time"
 
-	"connectrpc.com/connect"
 	"github.com/bongsu-im/bongsu/client"
 	edgev1 "github.com/bongsu-im/bongsu/gen/bongsu/edge/v1"
 )
@@ -16,10 +15,8 @@ const (
 	maxVisitors = 32
 	// commentAfter a fault the guide says what it did.
 	commentAfter = 4 * time.Second
-	// strangerFor is how long a new account may be unknown to a node.
-	strangerFor = 5 * time.Second
-	guideName   = "봉수지기 Keeper"
-	guideLogin  = "demo-keeper"
+	guideName    = "봉수지기 Keeper"
+	guideLogin   = "demo-keeper"
 )
 
 // visitor is a person who has signed up or in at the demo's page.
@@ -98,20 +95,12 @@ func (g *guide) greet(ctx context.Context, v visitor) {
 	ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
 	defer cancel()
 	var room *edgev1.Room
-	var err error
-	// A node that follows may not have the account yet and says that there is
-	// none: its view is at most two seconds behind.
-	for end := time.Now().Add(strangerFor); ; {
-		err = insist(ctx, func(ctx context.Context) (err error) {
-			room, err = g.conn.OpenDirect(ctx, v.userID)
-			return err
-		})
-		if !isCode(err, connect.CodeNotFound) || time.Now().After(end) || !rest(ctx, 200*time.Millisecond) {
-			break
-		}
-	}
+	err := acquaint(ctx, func(ctx context.Context) (err error) {
+		room, err = g.conn.OpenDirect(ctx, v.userID)
+		return err
+	})
 	if err == nil && g.square != nil {
-		err = insist(ctx, func(ctx context.Context) error {
+		err = acquaint(ctx, func(ctx context.Context) error {
 			_, err := g.conn.Invite(ctx, g.square.id, v.userID)
 			return err
 		})

@@ -157,6 +157,21 @@ func insist(ctx context.Context, do func(context.Context) error) error {
 	}
 }
 
+// strangerFor is how long a new account may be unknown to a node.
+const strangerFor = 5 * time.Second
+
+// acquaint insists on something that names accounts which may be new: a node
+// that follows can be two seconds behind, and says until then that there is no
+// such account.
+func acquaint(ctx context.Context, do func(context.Context) error) error {
+	for end := time.Now().Add(strangerFor); ; {
+		err := insist(ctx, do)
+		if !isCode(err, connect.CodeNotFound) || time.Now().After(end) || !rest(ctx, 200*time.Millisecond) {
+			return err
+		}
+	}
+}
+
 func isCode(err error, code connect.Code) bool {
 	var e *client.Error
 	return errors.As(err, &e) && e.Code == code

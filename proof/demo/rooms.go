@@ -117,7 +117,7 @@ func settle(ctx context.Context, bots []*bot, guide *bot) ([]*talk, error) {
 	g.SetLimit(8)
 	for _, t := range talks {
 		g.Go(func() error {
-			err := insist(ctx, t.open)
+			err := acquaint(ctx, t.open)
 			if err != nil {
 				return fmt.Errorf("make room %q: %w", t.plan.title, err)
 			}
