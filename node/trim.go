@@ -216,7 +216,11 @@ func (t *trimmer) durable(shard journal.ShardID) journal.Index {
 
 // run trims until ctx ends.
 func (t *trimmer) run(ctx context.Context) error {
-	rest := time.NewTicker(trimAtRest)
+	atRest := trimAtRest
+	if mutant.On(mutant.TrimTooFar) {
+		atRest = time.Second
+	}
+	rest := time.NewTicker(atRest)
 	defer rest.Stop()
 	for {
 		select {
@@ -254,7 +258,7 @@ func (t *trimmer) trim(ctx context.Context, shard journal.ShardID) {
 func (t *trimmer) decide(ctx context.Context, shard journal.ShardID) (journal.Index, error) {
 	s := trimState{durable: t.durable(shard), backup: t.cfg.backup(shard)}
 	if mutant.On(mutant.TrimTooFar) {
-		s.durable = t.cfg.journal.Log(shard).Last().Index
+		return t.cfg.journal.Log(shard).Last().Index, nil
 	}
 	if s.durable == 0 {
 		return 0, nil

@@ -63,7 +63,7 @@ func (w *world) anyOf(up bool) *machine {
 func (w *world) fault() string {
 	up, down := w.anyOf(true), w.anyOf(false)
 	a, b := w.machines[w.rng.IntN(len(w.machines))], w.machines[w.rng.IntN(len(w.machines))]
-	switch k := w.rng.IntN(27); {
+	switch k := w.rng.IntN(28); {
 	case k < 5 && up != nil:
 		return w.kill(up)
 	case k == 5 && up != nil:
@@ -114,6 +114,8 @@ func (w *world) fault() string {
 		_ = up.up().plane.View.Flush() // a fence is seen by mend
 		w.met("flush")
 		return fmt.Sprint("flush the view of ", up.at)
+	case k == 22:
+		return w.blackout()
 	default:
 		w.heal()
 		w.met("heal")
@@ -131,6 +133,19 @@ func (w *world) kill(m *machine) string {
 	w.count(&w.stats.Kills)
 	w.met("kill")
 	return fmt.Sprintf("kill %d, keeping %.0f %% of what was not synced", m.at, 100*keep)
+}
+
+// blackout cuts the power of all machines, one after the other in an instant, and
+// starts them again.
+func (w *world) blackout() string {
+	for _, m := range w.machines {
+		m.kill(w.rng.Float64()*w.rng.Float64(), w.rng.Uint64(), -1)
+	}
+	for _, m := range w.machines {
+		w.startOne(m)
+	}
+	w.met("blackout")
+	return "the power of all machines is cut, and comes back"
 }
 
 func (w *world) restart(m *machine) string {

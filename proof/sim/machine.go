@@ -78,7 +78,7 @@ func (m *machine) set(l *life) {
 // start opens the node on its disk and joins it to the others.
 func (m *machine) start() error {
 	w := m.w
-	l := &life{m: m, disk: newDiskLife(m.disk, w.met), ep: w.net.Endpoint(), links: map[uint64]*peer.Client{}, feeds: feeds{last: map[string]uint64{}}, snapshots: snapshots{met: w.met}}
+	l := &life{m: m, disk: newDiskLife(m.disk, w.met), ep: w.net.Endpoint(), links: map[uint64]*peer.Client{}, feeds: feeds{last: map[feedOf]uint64{}}, snapshots: snapshots{met: w.met}}
 	if err := durable.MkdirAll(m.disk, "data", 0o700); err != nil {
 		return err
 	}
@@ -103,6 +103,7 @@ func (m *machine) start() error {
 		Neighbours: &node.Neighbours{
 			Self: m.id(), Leader: l.leader, Node: l.node, Nodes: w.ids, Elsewhere: l.elsewhere,
 			LeaseEnded: l.journal.LeaseEnded, Heard: l.journal.Heard, FetchView: node.FetchView(l.journal),
+			Replaced: l.feeds.replaced,
 		},
 	})
 	if err != nil {
@@ -262,10 +263,26 @@ func (m *machine) mend() (bool, error) {
 }
 
 // feeds judges what a life has published: in each room every message once, in
-// order, without a gap, from the first one on.
+// order, without a gap, from the first one on or the first after a view was
+// replaced, of which gateways are told.
 type feeds struct {
 	mu   sync.Mutex
-	last map[string]uint64
+	last map[feedOf]uint64
+}
+
+type feedOf struct {
+	shard uint32
+	room  string
+}
+
+func (f *feeds) replaced(shard int) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for at := range f.last {
+		if at.shard == uint32(shard) {
+			delete(f.last, at)
+		}
+	}
 }
 
 func (l *life) hear(items []*nodev1.FeedItem) {
@@ -276,11 +293,12 @@ func (l *life) hear(items []*nodev1.FeedItem) {
 		if msg == nil {
 			continue
 		}
-		last, heard := l.feeds.last[msg.GetRoomId()]
+		at := feedOf{item.GetShard(), msg.GetRoomId()}
+		last, heard := l.feeds.last[at]
 		if heard && msg.GetSeq() != last+1 && !l.dead.Load() {
 			l.m.w.wrong("machine %d published message %d of room %s after message %d", l.m.at, msg.GetSeq(), msg.GetRoomId(), last)
 		}
-		l.feeds.last[msg.GetRoomId()] = msg.GetSeq()
+		l.feeds.last[at] = msg.GetSeq()
 	}
 }
 

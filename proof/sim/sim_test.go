@@ -59,7 +59,7 @@ func TestSeeds(t *testing.T) {
 		t.Error("nothing was acknowledged or compared: nothing is proved")
 	}
 	if ran >= 100 { // enough for each kind to have come
-		for _, kind := range []string{"kill", "stop", "start", "isolate", "one-way cut", "bridge", "loss and delay", "transfer", "fsync error", "disk full", "view fence", "flush", "lost disk", "heal", "snapshot taken"} {
+		for _, kind := range []string{"kill", "blackout", "stop", "start", "isolate", "one-way cut", "bridge", "loss and delay", "transfer", "fsync error", "disk full", "view fence", "flush", "lost disk", "heal", "snapshot taken"} {
 			if total.FaultsMet[kind] == 0 && !t.Failed() {
 				t.Errorf("no fault of the kind %q came in %d seeds", kind, ran)
 			}
