@@ -120,7 +120,7 @@ func (p *Plane) join(sc *shard.Config, n Neighbours) {
 	if absent == nil {
 		absent = func(int) bool { return false }
 	}
-	sc.Do, sc.Remote = p.router.doAgain, p.router.Query
+	sc.Do, sc.Remote = p.router.doAgain, p.router.others
 	sc.Elsewhere, sc.Absent, sc.Replaced = n.Elsewhere, absent, n.Replaced
 	sc.LeaseEnded = func(shard int, lease journal.Lease) <-chan struct{} {
 		return n.LeaseEnded(journal.ShardID(shard), lease)

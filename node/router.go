@@ -143,6 +143,15 @@ func (r *router) Query(ctx context.Context, q *nodev1.Query) (*nodev1.QueryReply
 	return reply, err
 }
 
+// others asks only other nodes, for shards here that lack something for an answer:
+// asked of this one, the question would come back to it for ever.
+func (r *router) others(ctx context.Context, q *nodev1.Query) (*nodev1.QueryReply, error) {
+	return r.anywhere(ctx, r.withFloors(q), &nodev1.QueryReply{Error: &edgev1.Error{
+		Code: "unavailable", Message: "no server that has this can be asked now",
+		Info: &edgev1.ErrorInfo{Reason: "behind", RetryAfterSeconds: 0.5},
+	}})
+}
+
 // decisive tells which queries are about whether someone may: a replica that is
 // a moment behind would sign people out who have just signed in, and let in whom
 // they have just thrown out.

@@ -264,3 +264,17 @@ func TestNothingOlderThanAcknowledged(t *testing.T) {
 		t.Errorf("the client knows more: %s", got)
 	}
 }
+
+// What shards here ask for an answer of theirs goes to other nodes only: this one
+// would ask them for it again, and so on until the time is over.
+func TestOthersNeverAskOneself(t *testing.T) {
+	r, n1, n2, n3, _ := three()
+	q := &nodev1.Query{Kind: &nodev1.Query_People{People: &nodev1.PeopleQuery{UserIds: [][]byte{make([]byte, 16)}}}}
+	if reply, err := r.others(t.Context(), q); err != nil || reply.GetError() != nil || len(n1.asked) > 0 || len(n2.asked)+len(n3.asked) != 1 {
+		t.Errorf("%v, %v; asked: here %v, there %v and %v", reply, err, n1.asked, n2.asked, n3.asked)
+	}
+	n2.blind, n3.blind = true, true
+	if reply, err := r.others(t.Context(), q); err != nil || reply.GetError().GetInfo().GetReason() != "behind" || len(n1.asked) > 0 {
+		t.Errorf("with nobody who knows: %v, %v; asked here: %v", reply, err, n1.asked)
+	}
+}
