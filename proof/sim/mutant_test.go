@@ -34,11 +34,11 @@ var planted = []struct {
 	{"no-fsync", "mutant_sync", 40},
 }
 
-// TestSeedsNoticeMutants is the test of the test: with a defect planted the
+// TestMutantsAreNoticed is the test of the test: with a defect planted the
 // simulation must turn red, and for its own reason. Each build is made once.
-func TestSeedsNoticeMutants(t *testing.T) {
-	if testing.Short() {
-		t.Skip("builds the product four times")
+func TestMutantsAreNoticed(t *testing.T) {
+	if testing.Short() || *seeds == 0 {
+		t.Skip("builds the product four times and takes minutes: make sim runs it")
 	}
 	if os.Getenv("BONGSU_MUTANT") != "" {
 		t.Skip("this is a mutant")
