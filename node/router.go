@@ -210,6 +210,11 @@ func (r *router) anywhere(ctx context.Context, q *nodev1.Query, otherwise *nodev
 	if user, userErr := id.FromBytes(id.User, q.GetActor()); err != nil && q.GetListRooms() != nil && userErr == nil {
 		p, err = user.Partition(), nil // who has the list can ask for the rooms
 	}
+	if k := q.GetPeople(); k != nil && len(k.GetUserIds()) > 0 {
+		if user, userErr := id.FromBytes(id.User, k.GetUserIds()[0]); userErr == nil {
+			p, err = user.Partition(), nil // shards ask about the people of one shard
+		}
+	}
 	if err == nil {
 		// First whose stream comes here: another may be behind it, and what its
 		// stream has told before a session began would then be missed.

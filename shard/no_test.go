@@ -46,6 +46,8 @@ func TestOnlyTheOwnerSaysNo(t *testing.T) {
 			{"a login that there is", login("ann"), "", ""},
 			{"a login that there is not", login("bob"), "", "not_owner"},
 			{"a device that there is not", device, "", "not_owner"},
+			{"somebody that there is", people(ann), "", ""},
+			{"somebody that there is not", people(ann, bob), "", "not_owner"},
 			{"a query that means nothing", malformed, "bad_id", "bad_id"},
 		} {
 			if got := w.ask(c.q).GetError().GetInfo().GetReason(); got != c.owner {
@@ -55,7 +57,21 @@ func TestOnlyTheOwnerSaysNo(t *testing.T) {
 				t.Errorf("%s: a replica says %q, want %q", c.what, got, c.other)
 			}
 		}
+		// A replica that can ask has the owner say it.
+		n.set.cfg.Remote = w.set.QueryHere
+		found := n.ask(people(bob, ann, bob)).GetPeople().GetPeople()
+		if len(found) != 3 || found[0].GetUser() != nil || found[1].GetUser().GetLogin() != "ann" || found[2].GetUser() != nil {
+			t.Errorf("people by way of the owner: %v", found)
+		}
 		n.stop()
 		w.end()
 	})
+}
+
+func people(users ...id.ID) *nodev1.Query {
+	q := &nodev1.PeopleQuery{}
+	for _, u := range users {
+		q.UserIds = append(q.UserIds, u.Bytes())
+	}
+	return &nodev1.Query{Kind: &nodev1.Query_People{People: q}}
 }

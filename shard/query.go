@@ -323,38 +323,63 @@ func (v *views) people(q *nodev1.Query, k *nodev1.PeopleQuery) (*nodev1.QueryRep
 			return queryRefusal(badActor), nil
 		}
 	}
-	out := &nodev1.People{}
-	for _, raw := range k.GetUserIds() {
+	out := &nodev1.People{People: make([]*nodev1.People_Person, len(k.GetUserIds()))}
+	unknown := map[int][]int{} // by shard: whom this node cannot tell of for certain
+	for i, raw := range k.GetUserIds() {
 		user, err := id.FromBytes(id.User, raw)
 		if err != nil {
-			out.People = append(out.People, &nodev1.People_Person{}) // nobody has such an ID
+			out.People[i] = &nodev1.People_Person{} // nobody has such an ID
 			continue
 		}
-		p, err := v.person(q.GetActor(), user, actor)
+		n := user.Partition().Shard(len(v.set.owners))
+		if v.absent(user.Partition()) {
+			unknown[n] = append(unknown[n], i)
+			continue
+		}
+		r, err := v.at(user.Partition())
 		if err != nil {
 			return nil, err
 		}
-		out.People = append(out.People, p)
+		if out.People[i], err = chat.Person(r, user, actor); err != nil {
+			return nil, err
+		}
+		if out.People[i].GetUser() == nil && v.set.cfg.Elsewhere != nil && !mutant.On(mutant.StaleNo) {
+			unknown[n] = append(unknown[n], i)
+		}
+	}
+	for n, which := range unknown {
+		if err := v.settle(q, k, n, which, out.People); err != nil {
+			return nil, err
+		}
 	}
 	return &nodev1.QueryReply{Kind: &nodev1.QueryReply_People{People: out}}, nil
 }
 
-func (v *views) person(raw []byte, user, actor id.ID) (*nodev1.People_Person, error) {
-	if v.absent(user.Partition()) {
-		reply, err := v.ask(&nodev1.Query{Actor: raw, Kind: &nodev1.Query_People{People: &nodev1.PeopleQuery{UserIds: [][]byte{user.Bytes()}}}})
-		if err != nil {
-			return nil, err
-		}
-		if people := reply.GetPeople().GetPeople(); len(people) == 1 {
-			return people[0], nil
-		}
-		return nil, &notReadyError{behind}
+// settle makes sure of people of one shard: that somebody does not exist is the
+// owner's to say, once for all that a query asks about.
+func (v *views) settle(q *nodev1.Query, k *nodev1.PeopleQuery, n int, which []int, people []*nodev1.People_Person) error {
+	switch o := v.set.owners[n]; {
+	case o.owned.Load() && o.prove(v.ctx):
+		return nil
+	case v.remote == nil:
+		return &notReadyError{notOwner}
 	}
-	r, err := v.at(user.Partition())
+	ask := &nodev1.PeopleQuery{}
+	for _, i := range which {
+		ask.UserIds = append(ask.UserIds, k.GetUserIds()[i])
+	}
+	reply, err := v.ask(&nodev1.Query{Actor: q.GetActor(), Kind: &nodev1.Query_People{People: ask}})
 	if err != nil {
-		return nil, err
+		return err
 	}
-	return chat.Person(r, user, actor)
+	found := reply.GetPeople().GetPeople()
+	if len(found) != len(which) {
+		return &notReadyError{behind}
+	}
+	for at, i := range which {
+		people[i] = found[at]
+	}
+	return nil
 }
 
 // positions tells which of a client's positions our history does not contain.
