@@ -119,23 +119,31 @@ func (g *group) voters() []NodeID {
 	return votersOf(g.log.meta.conf)
 }
 
-// leaderHeard: the leader has said something.
+// leaderHeard: the leader has said something. A new leader does not know itself
+// what is committed until an entry of its own term is (Raft §5.4.2): until then
+// its word says nothing about what others were acknowledged before.
 func (g *group) leaderHeard() {
 	g.search.word = g.ticks
 	g.log.mu.Lock()
 	commit := g.log.commit
+	term, _ := g.log.termAt(commit)
+	knows := term == g.term
 	g.log.mu.Unlock()
-	g.word.spoke(commit)
+	if knows {
+		g.word.spoke(commit)
+	}
 }
 
 // follow takes note of another leader, or of none: however Raft has lost it, it
 // is searched for.
 func (g *group) follow(was, lead NodeID) {
 	self := g.j.cfg.NodeID
-	if lead != 0 || was == self {
+	if lead != 0 {
 		g.leaderHeard()
 	}
-	g.word.leading.Store(lead == self)
+	if lead != self { // for one that leads see setOwner
+		g.word.stop()
+	}
 	if lead == 0 && was != 0 && g.search.turns == 0 {
 		g.seek(was)
 	}

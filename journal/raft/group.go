@@ -268,6 +268,11 @@ func (g *group) setOwner(term uint64) {
 		g.j.changes.ring()
 	}
 	g.owner, g.leased = term, false
+	if term != 0 {
+		g.word.leading.Store(true) // it knows what is committed from here on
+	} else {
+		g.word.stop()
+	}
 	g.log.wake()
 }
 

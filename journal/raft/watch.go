@@ -51,7 +51,7 @@ func (j *Journal) Watch() <-chan struct{} { return j.changes.next() }
 type word struct {
 	began   time.Time    // carries the monotonic clock
 	at      atomic.Int64 // since began; 0: never
-	leading atomic.Bool  // this node leads
+	leading atomic.Bool  // this node leads, and owns
 
 	// The loop's alone.
 	told   uint64 // the highest commit that a leader has told of

@@ -30,6 +30,8 @@ func TestHeard(t *testing.T) {
 			}
 		}
 		leader, _ := c.leader(0)
+		// Until a leader has told of an entry of its own term its word is worth nothing.
+		<-time.After(heartbeatTicks * 50 * time.Millisecond)
 		for range 50 {
 			<-time.After(37 * time.Millisecond)
 			for _, m := range c.members {

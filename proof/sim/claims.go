@@ -60,7 +60,7 @@ func (c *claim) judge(reply *nodev1.QueryReply) {
 		w.wrong("%s at machine %d: room %s ends at %d, the reader or this node was told %d", c.p.login, c.l.m.at, c.r.id, newest, c.own)
 	}
 	if newest < c.old {
-		w.wrong("%s at machine %d: room %s ends at %d, %d was acknowledged more than %v ago", c.p.login, c.l.m.at, c.r.id, newest, c.old, grace)
+		w.wrong("%s at machine %d: room %s ends at %d, %d was acknowledged more than %v ago; %s", c.p.login, c.l.m.at, c.r.id, newest, c.old, grace, w.owners())
 	}
 	w.compare(c.r, page)
 }

@@ -218,7 +218,9 @@ func (w *world) owners() string {
 		for shard := range w.shards {
 			leader, term := l.journal.Leader(journal.ShardID(shard))
 			mark := l.plane.View.Shard(shard).Mark()
-			fmt.Fprintf(&b, " [leader %d in term %d, owned here %v, view at %d/%d]", leader, term, l.plane.Shards.Owns(shard), mark.GetTerm(), mark.GetIndex())
+			last := l.journal.Log(journal.ShardID(shard)).Last()
+			fmt.Fprintf(&b, " [leader %d in term %d, heard %v ago, owned here %v, view at %d/%d, committed %d/%d]", leader, term,
+				time.Since(l.journal.Heard(journal.ShardID(shard))).Round(time.Millisecond), l.plane.Shards.Owns(shard), mark.GetTerm(), mark.GetIndex(), last.Term, last.Index)
 		}
 		b.WriteString("; ")
 	}
