@@ -73,19 +73,19 @@ func (r *router) Begin(cmd *nodev1.Command, deadline time.Time, done func(*nodev
 		done(refused, nil)
 		return
 	}
-	p := r.elsewhere(shard)
-	if p == nil {
-		r.local.Begin(cmd, deadline, done)
-		return
+	begin := r.local.Begin
+	if p := r.elsewhere(shard); p != nil {
+		begin = p.Begin
 	}
-	p.Begin(cmd, deadline, func(reply *nodev1.Reply, err error) {
+	begin(cmd, deadline, func(reply *nodev1.Reply, err error) {
 		r.note(reply.GetPosition())
 		done(reply, err)
 	})
 }
 
-// note remembers what was acknowledged through this node and decided elsewhere:
-// what it shows from here on is not older.
+// note remembers what was acknowledged through this node: what it shows from here
+// on is not older. That goes for what it decided itself, too: with a failed store
+// it passes questions on to replicas that may not have its last moment yet.
 func (r *router) note(p *edgev1.Position) {
 	if p == nil || int64(p.GetShard()) >= int64(r.shards) || mutant.On(mutant.NoFloors) {
 		return
@@ -104,7 +104,9 @@ func (r *router) Do(ctx context.Context, cmd *nodev1.Command) (*nodev1.Reply, er
 		return refused, nil
 	}
 	if r.elsewhere(shard) == nil {
-		return r.local.Do(ctx, cmd)
+		reply, err := r.local.Do(ctx, cmd)
+		r.note(reply.GetPosition())
+		return reply, err
 	}
 	deadline, ok := ctx.Deadline()
 	if !ok {
