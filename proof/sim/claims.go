@@ -23,10 +23,11 @@ type claim struct {
 	own     uint64 // the newest number that it must show for the first two
 	old     uint64 // for the third
 	existed bool
+	carry   bool
 }
 
 func (w *world) claims(p *person, r *room, l *life, carry bool) *claim {
-	c := &claim{p: p, r: r, l: l}
+	c := &claim{p: p, r: r, l: l, carry: carry}
 	now := time.Now()
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -57,7 +58,7 @@ func (c *claim) judge(reply *nodev1.QueryReply) {
 		newest = page[len(page)-1].GetSeq()
 	}
 	if newest < c.own {
-		w.wrong("%s at machine %d: room %s ends at %d, the reader or this node was told %d", c.p.login, c.l.m.at, c.r.id, newest, c.own)
+		w.wrong("%s at machine %d: room %s ends at %d, the reader or this node was told %d (positions carried: %v); %s", c.p.login, c.l.m.at, c.r.id, newest, c.own, c.carry, w.owners())
 	}
 	if newest < c.old {
 		w.wrong("%s at machine %d: room %s ends at %d, %d was acknowledged more than %v ago; %s", c.p.login, c.l.m.at, c.r.id, newest, c.old, grace, w.owners())
