@@ -1,10 +1,12 @@
 package shard
 
 import (
+	"context"
 	"testing"
 	"testing/synctest"
 	"time"
 
+	edgev1 "github.com/bongsu-im/bongsu/gen/bongsu/edge/v1"
 	nodev1 "github.com/bongsu-im/bongsu/gen/bongsu/node/v1"
 	"github.com/bongsu-im/bongsu/internal/id"
 	"github.com/bongsu-im/bongsu/journal/memory"
@@ -74,4 +76,35 @@ func people(users ...id.ID) *nodev1.Query {
 		q.UserIds = append(q.UserIds, u.Bytes())
 	}
 	return &nodev1.Query{Kind: &nodev1.Query_People{People: q}}
+}
+
+// TestAbsentShardsAreNotWaitedFor: a position in a shard without a replica here
+// is for whoever is asked about it, who hears of it.
+func TestAbsentShardsAreNotWaitedFor(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, 1, memory.Config{})
+		w.start()
+		w.ready()
+		ann := user("ann")
+		w.must(signUp("ann"))
+		ahead := []*edgev1.Position{{Shard: 0, Term: 1, Index: 1 << 40}}
+		q := people(ann)
+		q.AtLeast = ahead
+		if got := w.ask(q).GetError().GetInfo().GetReason(); got != "behind" {
+			t.Errorf("with a replica: %q", got)
+		}
+		var demanded []*edgev1.Position
+		w.set.cfg.Absent = func(int) bool { return true }
+		w.set.cfg.Remote = func(_ context.Context, q *nodev1.Query) (*nodev1.QueryReply, error) {
+			demanded = q.GetAtLeast()
+			return &nodev1.QueryReply{Kind: &nodev1.QueryReply_People{People: &nodev1.People{People: []*nodev1.People_Person{{User: &edgev1.User{Login: "ann"}}}}}}, nil
+		}
+		began := time.Now()
+		found := w.ask(q).GetPeople().GetPeople()
+		if len(found) != 1 || found[0].GetUser().GetLogin() != "ann" || time.Since(began) > 0 || len(demanded) != 1 {
+			t.Errorf("without one: %v after %v, %v was demanded", found, time.Since(began), demanded)
+		}
+		w.set.cfg.Absent, w.set.cfg.Remote = nil, nil
+		w.end()
+	})
 }

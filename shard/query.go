@@ -47,7 +47,7 @@ func (s *Set) query(ctx context.Context, q *nodev1.Query, remote func(context.Co
 	if why := s.await(ctx, q.GetAtLeast()); why != nil {
 		return queryRefusal(*why), nil
 	}
-	v := &views{set: s, ctx: ctx, remote: remote, readers: make(map[int]*view.Reader)}
+	v := &views{set: s, ctx: ctx, remote: remote, atLeast: q.GetAtLeast(), readers: make(map[int]*view.Reader)}
 	defer v.close()
 	owned := s.ownsAll(q)
 	reply, err := v.answer(q)
@@ -119,6 +119,9 @@ func (s *Set) await(ctx context.Context, positions []*edgev1.Position) *reason {
 		if p.GetShard() >= uint32(len(s.owners)) {
 			return &badShard
 		}
+		if s.cfg.Absent != nil && s.cfg.Absent(int(p.GetShard())) {
+			continue // whoever is asked about it waits
+		}
 		o := s.owners[p.GetShard()]
 		for {
 			changed := o.applied.wait()
@@ -154,6 +157,7 @@ type views struct {
 	set     *Set
 	ctx     context.Context                                                  // of the query
 	remote  func(context.Context, *nodev1.Query) (*nodev1.QueryReply, error) // for what is absent here; may be nil
+	atLeast []*edgev1.Position                                               // of the query
 	readers map[int]*view.Reader
 }
 
@@ -165,6 +169,7 @@ func (v *views) absent(p id.Partition) bool {
 // ask has another node answer. A refusal that says it cannot now is that of the
 // whole query.
 func (v *views) ask(q *nodev1.Query) (*nodev1.QueryReply, error) {
+	q.AtLeast = v.atLeast
 	reply, err := v.remote(v.ctx, q)
 	if err == nil && reply.GetError().GetCode() == behind.code {
 		err = &notReadyError{behind}
@@ -358,8 +363,9 @@ func (v *views) people(q *nodev1.Query, k *nodev1.PeopleQuery) (*nodev1.QueryRep
 // settle makes sure of people of one shard: that somebody does not exist is the
 // owner's to say, once for all that a query asks about.
 func (v *views) settle(q *nodev1.Query, k *nodev1.PeopleQuery, n int, which []int, people []*nodev1.People_Person) error {
+	here := v.set.cfg.Absent == nil || !v.set.cfg.Absent(n)
 	switch o := v.set.owners[n]; {
-	case o.owned.Load() && o.prove(v.ctx):
+	case here && o.owned.Load() && o.prove(v.ctx):
 		return nil
 	case v.remote == nil:
 		return &notReadyError{notOwner}
