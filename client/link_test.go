@@ -116,6 +116,7 @@ func TestStuckSocketIsGivenUp(t *testing.T) {
 			t.Errorf("the socket was given up after %s", d)
 		}
 		close(stuck)
+		synctest.Wait() // until the Conn knows, a request may still be put on the dead socket, and be lost with it
 		if _, err := conn.Me(t.Context()); err != nil {
 			t.Errorf("afterwards: %v", err)
 		}

@@ -169,10 +169,17 @@ func TestRestoreBehindTrimmedJournals(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	behind := 0
 	for _, s := range r.Shards {
-		if s.Base == 0 || s.Index <= s.Base {
+		if s.Base == 0 || s.Index < s.Base {
 			t.Errorf("shard %d: base %d, up to %d", s.Shard, s.Base, s.Index)
 		}
+		if s.Index > s.Base { // on a slow machine some views are taken at the very end
+			behind++
+		}
+	}
+	if behind == 0 {
+		t.Error("nothing was archived behind the views")
 	}
 	got := dump(t, again)
 	for s := range want {
