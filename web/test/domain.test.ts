@@ -191,3 +191,12 @@ describe('rows of a conversation', () => {
     expect(new Set(keys).size).toBe(keys.length);
   });
 });
+
+describe('the oldest row of a part of the history', () => {
+  it('begins no group while what is before it is unknown, so that it keeps its shape when older rows come', () => {
+    const firsts = (from: number, hasOlder: boolean) => rows({ messages: [1, 2, 3, 4].slice(from).map((seq) => message(seq)), notices: [], unsent: [], me: 'me', hasOlder })
+      .flatMap((r) => (r.kind === 'message' ? [[r.message.seq, r.first] as const] : []));
+    expect(firsts(2, true)).toEqual([[3, false], [4, false]]);
+    expect(firsts(0, false)).toEqual([[1, true], [2, false], [3, false], [4, false]]);
+  });
+});

@@ -17,6 +17,8 @@ export interface RowInput {
   me: UserId;
   /** The line "read up to here" stands after this message; undefined for none. */
   readLine?: Seq;
+  /** There are older messages than these: whether the first begins a group is not known. */
+  hasOlder?: boolean;
   zone?: string;
 }
 
@@ -61,8 +63,11 @@ export function rows(input: RowInput): Row[] {
       && !(nextNotice && nextNotice.afterSeq === message.seq)
       && !(!lineDrawn && next.seq > input.readLine!);
     const mine = message.senderId === input.me;
+    // Taken for the middle of a group until what is before it is here: a row that
+    // shrank then, above what is being read, would move it.
+    const first = !sameAsPrevious && !(i === 0 && input.hasOlder);
     // An own message keeps its key from unsent to sent; others choose their client IDs freely, so theirs are no keys.
-    out.push({ kind: 'message', key: mine ? 'm' + message.clientId : 's' + message.seq, message, mine, first: !sameAsPrevious, last: !sameAsNext });
+    out.push({ kind: 'message', key: mine ? 'm' + message.clientId : 's' + message.seq, message, mine, first, last: !sameAsNext });
     previous = message;
   }
   noticesUpTo(Infinity);
