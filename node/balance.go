@@ -32,7 +32,7 @@ func (c *cluster) keepBalance(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		}
-		if c.leaving.Load() {
+		if c.leaving.Load() || c.wasFull.Load() {
 			continue
 		}
 		now := time.Now()
@@ -107,6 +107,12 @@ func (c *cluster) giveAway(ctx context.Context, shard int, to uint64) {
 func (c *cluster) leave(ctx context.Context) {
 	c.leaving.Store(true)
 	c.soon()
+	c.giveAll(ctx)
+}
+
+// giveAll gives away what this node leads, to nodes that want it or, where there
+// is none, to any that has room.
+func (c *cluster) giveAll(ctx context.Context) {
 	for shard := range c.core.identity.Shards {
 		if c.leader(shard) != c.self {
 			continue
@@ -115,7 +121,10 @@ func (c *cluster) leave(ctx context.Context) {
 		if err != nil {
 			continue
 		}
-		takers := takersOf(st, c.self)
+		takers := slices.DeleteFunc(takersOf(st, c.self), func(node uint64) bool { return c.roster.Get(node).GetFull() })
+		if willing := slices.DeleteFunc(slices.Clone(takers), func(node uint64) bool { return c.roster.Get(node).GetLeaving() }); len(willing) > 0 {
+			takers = willing
+		}
 		if len(takers) == 0 {
 			continue
 		}

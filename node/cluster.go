@@ -55,6 +55,8 @@ type cluster struct {
 	port     *peerPort
 	self     uint64 // this node's ID, once it has one
 	leaving  atomic.Bool
+	full     atomic.Bool   // the disk is nearly full; see room.go
+	wasFull  atomic.Bool   // it was, lately
 	exchange chan struct{} // holds one token: talk to the others soon
 
 	// Set once the stores are open, before run.
@@ -131,7 +133,7 @@ func openCluster(cfg Config, layout Layout) (*cluster, error) {
 // row is what this node says of itself.
 func (c *cluster) row() *nodev1.Member {
 	return &nodev1.Member{
-		Id: c.self, Name: c.name, Zone: c.cfg.Zone, Address: c.cfg.Address, Url: c.cfg.URL, Version: c.version, Leaving: c.leaving.Load(),
+		Id: c.self, Name: c.name, Zone: c.cfg.Zone, Address: c.cfg.Address, Url: c.cfg.URL, Version: c.version, Leaving: c.leaving.Load() || c.wasFull.Load(), Full: c.full.Load(),
 	}
 }
 
@@ -225,6 +227,7 @@ func (c *cluster) start(core *Core, j *raft.Journal) {
 	c.running.Go(func() { c.keepLinks(ctx) })
 	c.running.Go(func() { c.keepRosters(ctx) })
 	c.running.Go(func() { c.keepBalance(ctx) })
+	c.running.Go(func() { c.keepRoom(ctx) })
 	c.running.Go(func() { c.keepStreams(ctx) })
 	c.running.Go(func() { core.feeds.keepAlive(ctx) })
 	c.running.Go(func() { c.serveLinks(ctx) })

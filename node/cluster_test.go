@@ -2,6 +2,7 @@ package node_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net"
@@ -18,6 +19,7 @@ import (
 	"github.com/bongsu-im/bongsu/client"
 	edgev1 "github.com/bongsu-im/bongsu/gen/bongsu/edge/v1"
 	nodev1 "github.com/bongsu-im/bongsu/gen/bongsu/node/v1"
+	"github.com/bongsu-im/bongsu/internal/durable"
 	"github.com/bongsu-im/bongsu/internal/id"
 	"github.com/bongsu-im/bongsu/internal/mtls"
 	"github.com/bongsu-im/bongsu/node"
@@ -32,11 +34,12 @@ type nodes struct {
 	run   map[string]*running
 	// backup of nodes that are started from now on.
 	backup node.BackupConfig
+	disks  map[string]*durable.Faulty // of nodes that have one which can fail
 }
 
 func newNodes(t *testing.T, names ...string) *nodes {
 	t.Helper()
-	c := &nodes{t: t, dir: t.TempDir(), peers: map[string]string{}, run: map[string]*running{}}
+	c := &nodes{t: t, dir: t.TempDir(), peers: map[string]string{}, run: map[string]*running{}, disks: map[string]*durable.Faulty{}}
 	authority, err := mtls.NewAuthority(time.Now())
 	if err != nil {
 		t.Fatal(err)
@@ -72,6 +75,9 @@ func (c *nodes) begin(name, door string, shards int) *running {
 		Cluster: &node.ClusterConfig{
 			Certs: filepath.Join(c.dir, "certs", name), Zone: name, Listen: c.peers[name],
 		},
+	}
+	if disk := c.disks[name]; disk != nil {
+		cfg.FS = disk
 	}
 	if door != "" {
 		cfg.Cluster.Join = []string{c.peers[door]}
@@ -341,6 +347,91 @@ func TestADamagedNodeMendsItself(t *testing.T) {
 	reader := signIn(t, n2.URL(), "ben")
 	if got := list(t, reader, room.GetRoomId()); len(got) != 1 {
 		t.Fatalf("n2 shows %d messages", len(got))
+	}
+}
+
+// leads counts what the nodes lead, by name.
+func leads(state *nodev1.GetClusterResponse) map[string]int {
+	out := map[string]int{}
+	for _, n := range state.GetNodes() {
+		for _, sh := range n.GetNode().GetShards() {
+			if sh.GetRole() == "leader" {
+				out[n.GetMember().GetName()]++
+			}
+		}
+	}
+	return out
+}
+
+// TestAFullDisk: a node whose disk is nearly full leads nothing, and says so; one
+// without any space stands aside, lives on, and is whole when there is space.
+func TestAFullDisk(t *testing.T) {
+	c := newNodes(t, "n1", "n2", "n3")
+	for name := range c.peers {
+		c.disks[name] = durable.NewFaulty(durable.Disk)
+	}
+	c.start("n1", "", 4)
+	for _, name := range []string{"n2", "n3"} {
+		c.begin(name, "n1", 4)
+		c.add("n1", name)
+	}
+	ann, ben := join(t, c.run["n3"].URL(), "ann"), join(t, c.run["n3"].URL(), "ben")
+	room, err := ann.OpenDirect(t.Context(), ben.UserID())
+	if err != nil {
+		t.Fatal(err)
+	}
+	op := c.operator("n3")
+	c.disks["n1"].SetLow(true)
+	eventually(t, "n1 leads nothing", func() error {
+		state, err := op.Status(t.Context())
+		if err != nil {
+			return err
+		}
+		if n := leads(state); n["n1"] != 0 || n["n2"]+n["n3"] != 4 {
+			return fmt.Errorf("led: %v", n)
+		}
+		for _, n := range state.GetNodes() {
+			if m := n.GetMember(); m.GetFull() != (m.GetName() == "n1") || m.GetLeaving() != m.GetFull() {
+				return fmt.Errorf("%s: full %v, leaving %v", m.GetName(), m.GetFull(), m.GetLeaving())
+			}
+		}
+		return nil
+	})
+	say(t, ann, room.GetRoomId(), "one")
+	c.disks["n1"].SetLow(false)
+
+	c.disks["n2"].SetFull(true)
+	n := 1
+	for end := time.Now().Add(3 * time.Second); time.Now().Before(end); n++ {
+		say(t, ann, room.GetRoomId(), "more")
+	}
+	c.disks["n2"].SetFull(false)
+	eventually(t, "three of each", func() error {
+		state, err := op.Status(t.Context())
+		if err != nil {
+			return err
+		}
+		return replicated(state, 3)
+	})
+	eventually(t, "n2 serves people", func() error {
+		r, err := http.Get(c.run["n2"].URL() + "/readyz")
+		if err != nil {
+			return err
+		}
+		defer r.Body.Close()
+		if r.StatusCode != http.StatusOK {
+			return errors.New(r.Status)
+		}
+		return nil
+	})
+	select {
+	case err := <-c.run["n2"].ended:
+		t.Fatalf("n2 has ended: %v", err)
+	default:
+	}
+	page, err := signIn(t, c.run["n2"].URL(), "ben").ListAfter(t.Context(), room.GetRoomId(), uint64(n-10))
+	if got := page.GetMessages(); err != nil || len(got) != 10 || got[9].GetSeq() != uint64(n) {
+		t.Fatalf("n2 shows %d of the last 10 messages of %d: %v", len(got), n, err)
 	}
 }
 

@@ -148,10 +148,10 @@ func (n *Node) Run(ctx context.Context) (err error) {
 		if err == nil || ctx.Err() != nil {
 			return ignoreEnd(ctx, err)
 		}
-		if err := n.mend(err, &m); err != nil {
-			return err
+		if unmended := n.mend(err, &m); unmended != nil {
+			return unmended
 		}
-		if wait(ctx, m.pause) != nil {
+		if wait(ctx, m.pause) != nil || isFull(err) && awaitRoom(ctx, n.cfg.FS, n.cfg.Data) != nil {
 			return nil
 		}
 	}

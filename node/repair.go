@@ -98,10 +98,18 @@ func (n *Node) mend(err error, m *mending) error {
 	case errors.As(err, &broken):
 	case errors.As(err, &fenced):
 		broken = &brokenError{cause: err}
+	case isFull(err):
+		broken = &brokenError{cause: err}
 	case isDamage(err), isDamagedIdentity(err):
 		broken = &brokenError{cause: err, anew: true}
 	default:
 		return err
+	}
+	if isFull(err) && !broken.anew && !broken.view {
+		m.pause = mendPause
+		n.mended.WithLabelValues(mendReopened).Inc()
+		n.cfg.Logger.Error("the disk is full; the stores are opened again, and proven, when it has room", "error", broken.cause)
+		return nil
 	}
 	now := time.Now()
 	if !m.last.IsZero() && now.Sub(m.last) < fencedAgain {

@@ -240,7 +240,7 @@ func (o *owner) failed(b *batch, err error) error {
 		return errReignOver
 	case errors.Is(err, journal.ErrNoSpace):
 		o.logger.Error("the journal's disk reserve is reached; changes are refused")
-		refuse(diskFull)
+		refuse(o.told(diskFull))
 		return nil
 	case errors.Is(err, journal.ErrTooLarge):
 		o.logger.Error("a record is too large for the journal", "commands", len(b.answered), "bytes", b.bytes)

@@ -206,11 +206,17 @@ func (o *owner) giveUp(err error) {
 }
 
 // told is what those hear who wanted something of a shard that has stopped. Where
-// there are other nodes a failed store is no news to them, and its long hint
-// would keep them from the next owner: the shard is changing hands.
+// there are other nodes a failed store or a full disk is no news to them, and its
+// long hint would keep them from the next owner: the shard is changing hands.
 func (o *owner) told(why reason) reason {
-	if o.set.cfg.Elsewhere != nil && (why == storeFenced || why == damaged) {
+	if o.set.cfg.Elsewhere == nil {
+		return why
+	}
+	switch why {
+	case storeFenced, damaged:
 		return notOwner
+	case diskFull:
+		why.retrySeconds = notOwner.retrySeconds // a node with room takes it over
 	}
 	return why
 }

@@ -141,6 +141,8 @@ type nodeStatus struct {
 	Leads    int      `json:"leads"`
 	Replicas int      `json:"replicas"`
 	Version  string   `json:"version"`
+	Leaving  bool     `json:"leaving"`   // it wants to lead nothing
+	Full     bool     `json:"disk_full"` // nearly
 	Error    string   `json:"error,omitempty"`
 	Damage   []string `json:"damage"`
 }
@@ -182,7 +184,7 @@ func statusOf(state *nodev1.GetClusterResponse) clusterStatus {
 		m := n.GetMember()
 		row := nodeStatus{
 			ID: strconv.FormatUint(m.GetId(), 10), Name: m.GetName(), Zone: m.GetZone(), Address: m.GetAddress(), URL: m.GetUrl(),
-			Up: n.GetUp(), Ready: n.GetUp() && n.GetNode().GetReady() == "", Version: m.GetVersion(), Error: n.GetError(), Damage: []string{},
+			Up: n.GetUp(), Ready: n.GetUp() && n.GetNode().GetReady() == "", Version: m.GetVersion(), Leaving: m.GetLeaving(), Full: m.GetFull(), Error: n.GetError(), Damage: []string{},
 		}
 		row.Damage = append(row.Damage, n.GetNode().GetDamage()...)
 		for _, sh := range n.GetNode().GetShards() {
@@ -242,6 +244,10 @@ func (s clusterStatus) print(w io.Writer) error {
 			state = "DOWN"
 		case len(n.Damage) > 0:
 			state = "DAMAGED"
+		case n.Full:
+			state = "DISK NEARLY FULL"
+		case n.Leaving:
+			state = "leaving"
 		case n.Replicas == 0:
 			state = "waits to be added"
 		case !n.Ready:

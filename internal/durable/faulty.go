@@ -21,6 +21,7 @@ type Faulty struct {
 	mu       sync.Mutex
 	failSync int           // how many of the next fsyncs fail
 	full     bool          // no space
+	low      bool          // next to none
 	slow     time.Duration // what each fsync takes longer
 	met      Met
 }
@@ -29,6 +30,7 @@ type Faulty struct {
 type Met struct {
 	SyncErrors int // fsyncs that failed
 	NoSpace    int // writes that were refused for want of space
+	LowSpace   int // times that the disk said it had next to none
 	SlowSyncs  int // fsyncs that took longer
 }
 
@@ -47,6 +49,13 @@ func (f *Faulty) SetFull(full bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.full = full
+}
+
+// SetLow has the disk say that it has next to no space left, while writes go on.
+func (f *Faulty) SetLow(low bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.low = low
 }
 
 // SetSlow makes each fsync take longer by d; 0 ends it.
@@ -125,14 +134,22 @@ func (f *Faulty) GetDiskUsage(name string) (vfs.DiskUsage, error) {
 	u, err := f.FS.GetDiskUsage(name)
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if err == nil && f.full {
+	switch {
+	case err != nil:
+	case f.full:
 		u.AvailBytes, u.UsedBytes = 0, u.TotalBytes
+	case f.low:
+		f.met.LowSpace++
+		u.AvailBytes, u.UsedBytes = lowBytes, u.TotalBytes-lowBytes
 	}
 	return u, err
 }
 
 // Unwrap implements vfs.FS.
 func (f *Faulty) Unwrap() FS { return f.FS }
+
+// lowBytes are left on a disk that has next to nothing.
+const lowBytes = 1 << 20
 
 type faultyFile struct {
 	vfs.File

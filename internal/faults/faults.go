@@ -5,6 +5,7 @@
 //
 //	fsync-error        the next fsync of a file fails, once each time the line appears
 //	no-space           writes fail with ENOSPC
+//	low-space          the disk says that it is nearly full, and writes go on
 //	slow-disk 20ms     each fsync takes longer by this
 //	clock +1h          the wall clock is wrong by this
 //
@@ -44,6 +45,7 @@ const MetSuffix = ".met"
 type Set struct {
 	FsyncError bool
 	NoSpace    bool
+	LowSpace   bool
 	SlowDisk   time.Duration
 	Clock      time.Duration
 }
@@ -60,6 +62,8 @@ func Parse(text string) (s Set, err error) {
 			s.FsyncError = true
 		case fields[0] == "no-space" && len(fields) == 1:
 			s.NoSpace = true
+		case fields[0] == "low-space" && len(fields) == 1:
+			s.LowSpace = true
 		case fields[0] == "slow-disk" && len(fields) == 2:
 			if s.SlowDisk, err = time.ParseDuration(fields[1]); err != nil || s.SlowDisk < 0 {
 				return Set{}, fmt.Errorf("fault %q: want a time such as 20ms", strings.TrimSpace(line))
@@ -83,6 +87,9 @@ func (s Set) String() string {
 	}
 	if s.NoSpace {
 		b.WriteString("no-space\n")
+	}
+	if s.LowSpace {
+		b.WriteString("low-space\n")
 	}
 	if s.SlowDisk > 0 {
 		fmt.Fprintf(&b, "slow-disk %v\n", s.SlowDisk)
@@ -152,6 +159,7 @@ func (p *Player) apply(next Set) {
 		p.Disk.FailSync()
 	}
 	p.Disk.SetFull(next.NoSpace)
+	p.Disk.SetLow(next.LowSpace)
 	p.Disk.SetSlow(next.SlowDisk)
 	p.Clock.Set(next.Clock)
 	p.log.Warn("faults are being played", "before", strings.Fields(p.now.String()), "now", strings.Fields(next.String()))
@@ -162,7 +170,7 @@ func (p *Player) apply(next Set) {
 // first, as a reader may look at any moment.
 func (p *Player) tell() {
 	m := p.Disk.Met()
-	met := fmt.Sprintf("fsync-error %d\nno-space %d\nslow-disk %d\nclock %d\n", m.SyncErrors, m.NoSpace, m.SlowSyncs, p.Clock.Told())
+	met := fmt.Sprintf("fsync-error %d\nno-space %d\nlow-space %d\nslow-disk %d\nclock %d\n", m.SyncErrors, m.NoSpace, m.LowSpace, m.SlowSyncs, p.Clock.Told())
 	if met == p.met {
 		return
 	}

@@ -20,7 +20,7 @@ func TestParse(t *testing.T) {
 	}{
 		{text: ""},
 		{text: "# nothing\n\n"},
-		{text: "fsync-error\nno-space\nslow-disk 20ms\nclock +1h\n", want: Set{true, true, 20 * time.Millisecond, time.Hour}},
+		{text: "fsync-error\nno-space\nlow-space\nslow-disk 20ms\nclock +1h\n", want: Set{true, true, true, 20 * time.Millisecond, time.Hour}},
 		{text: "clock -1h", want: Set{Clock: -time.Hour}},
 		{text: "slow-disk", bad: true},
 		{text: "slow-disk -1s", bad: true},

@@ -26,30 +26,38 @@ type space struct {
 
 	mu    sync.Mutex
 	asked time.Time
-	err   error
+	avail uint64
+	err   error // why avail is not known
 }
 
-func (s *space) check() error {
+// check refuses while less than the reserve is free.
+func (s *space) check() error { return s.short(s.reserve) }
+
+// short refuses while less than want bytes are free.
+func (s *space) short(want uint64) error {
 	if s.reserve == 0 {
 		return nil
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	now := s.clock.Now()
-	if since := now.Sub(s.asked); !s.asked.IsZero() && since >= 0 && since < spaceEvery {
-		return s.err
+	if since := now.Sub(s.asked); s.asked.IsZero() || since < 0 || since >= spaceEvery {
+		s.asked = now
+		usage, err := s.fs.GetDiskUsage(s.dir)
+		s.avail, s.err = usage.AvailBytes, err
 	}
-	s.asked = now
-	usage, err := s.fs.GetDiskUsage(s.dir)
 	switch {
-	case errors.Is(err, vfs.ErrUnsupported):
-		s.err = nil // a file system in memory
-	case err != nil:
-		s.err = fmt.Errorf("%w: free space unknown: %w", journal.ErrNoSpace, err)
-	case usage.AvailBytes < s.reserve:
-		s.err = fmt.Errorf("%w: %d MiB free, %d MiB are kept", journal.ErrNoSpace, usage.AvailBytes>>20, s.reserve>>20)
-	default:
-		s.err = nil
+	case errors.Is(s.err, vfs.ErrUnsupported):
+		return nil // a file system in memory
+	case s.err != nil:
+		return fmt.Errorf("%w: free space unknown: %w", journal.ErrNoSpace, s.err)
+	case s.avail < want:
+		return fmt.Errorf("%w: %d MiB free, %d MiB are kept", journal.ErrNoSpace, s.avail>>20, s.reserve>>20)
 	}
-	return s.err
+	return nil
 }
+
+// Room returns an error that wraps journal.ErrNoSpace while the disk has less
+// free than the reserve and half as much again: who leads a shard then does well
+// to give it away, before appends are refused.
+func (j *Journal) Room() error { return j.space.short(j.space.reserve + j.space.reserve/2) }

@@ -430,6 +430,8 @@ func (w *clusterWorld) figures() map[string]float64 {
 		switch rec.Kind {
 		case MoveLead:
 			out["move_longest_wait_ms"] = max(out["move_longest_wait_ms"], rec.LongestWaitMs)
+		case LowSpace:
+			out["low_space_longest_wait_ms"] = max(out["low_space_longest_wait_ms"], rec.LongestWaitMs)
 		case Rolling:
 			out["rolling_longest_wait_ms"] = max(out["rolling_longest_wait_ms"], rec.LongestWaitMs)
 		case TornTail, FlippedBit, Truncated, DamagedView, LostMetadata, LostDisk, FsyncError, NoSpace:

@@ -50,7 +50,7 @@ func (r *FaultRecord) wrong(format string, args ...any) {
 var inflictors = map[FaultKind]func(context.Context, *clusterWorld, Fault, *FaultRecord) error{
 	KillOwner: killOwner, FreezeOwner: freezeOwner, FreezeDoor: freezeDoor, KillAll: killAll,
 	CutOff: cutOff, CutOneWay: cutOneWay, CutBridge: cutBridge, SlowLink: slowLink, LossyLink: lossyLink,
-	SlowDisk: slowDisk, FsyncError: fsyncError, NoSpace: noSpace,
+	SlowDisk: slowDisk, FsyncError: fsyncError, NoSpace: noSpace, LowSpace: lowSpace,
 	TornTail: tornTail, FlippedBit: flippedBit, Truncated: truncated, DamagedView: damagedView,
 	LostDisk: lostDisk, LostMetadata: lostMetadata, ClockJump: clockJump, LostAnswer: lostAnswer,
 	AddWhileCut: addWhileCut, Snapshot: takeSnapshot, Rolling: roll, MoveLead: moveLead,
@@ -355,6 +355,32 @@ func noSpace(ctx context.Context, w *clusterWorld, f Fault, r *FaultRecord) erro
 	if err != nil {
 		return err
 	}
+	return n.play(faults.Set{})
+}
+
+// lowSpace has a disk say that it is nearly full: its node must lead nothing
+// before long, and nobody who sends may notice.
+func lowSpace(ctx context.Context, w *clusterWorld, f Fault, r *FaultRecord) error {
+	n, shards := w.owner(ctx, f)
+	r.Nodes = []string{n.name}
+	w.awaitFlying(ctx)
+	from, before := time.Now(), n.met("low-space")
+	if err := n.play(faults.Set{LowSpace: true}); err != nil {
+		return err
+	}
+	left := len(shards)
+	for end := from.Add(10 * time.Second); left > 0 && time.Now().Before(end) && rest(ctx, 100*time.Millisecond); {
+		if s, err := w.cell.status(ctx); err == nil {
+			left = len(s.leads(n.name))
+		}
+	}
+	took := time.Since(from)
+	if left > 0 {
+		r.wrong("%s still leads %d shards %v after its disk was nearly full", n.name, left, took.Round(time.Millisecond))
+	}
+	longest := w.account.longestWait(from, time.Now())
+	r.LongestWaitMs = float64(longest) / float64(time.Millisecond)
+	r.fired(n.met("low-space") > before, "gave %d shards away within %v; the longest send took %v", len(shards)-left, took.Round(time.Millisecond), longest.Round(time.Millisecond))
 	return n.play(faults.Set{})
 }
 

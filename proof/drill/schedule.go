@@ -25,6 +25,7 @@ const (
 	SlowDisk     FaultKind = "slow-disk"     // each fsync takes longer
 	FsyncError   FaultKind = "fsync-error"   // one fsync fails
 	NoSpace      FaultKind = "no-space"      // the disk is full, then not any more
+	LowSpace     FaultKind = "low-space"     // the disk is nearly full: the node gives away what it leads
 	TornTail     FaultKind = "torn-tail"     // the end of the newest log file is missing after a crash
 	FlippedBit   FaultKind = "flipped-bit"   // one bit in a file of the journal; then the node shall lead
 	Truncated    FaultKind = "truncated"     // a file of the journal ends early; then the node shall lead
@@ -42,7 +43,7 @@ const (
 // FaultKinds are all of them.
 var FaultKinds = []FaultKind{
 	KillOwner, FreezeOwner, FreezeDoor, KillAll, CutOff, CutOneWay, CutBridge, SlowLink, LossyLink, SlowDisk, FsyncError,
-	NoSpace, TornTail, FlippedBit, Truncated, DamagedView, LostDisk, LostMetadata, ClockJump, LostAnswer, AddWhileCut, Snapshot, Rolling, MoveLead,
+	NoSpace, LowSpace, TornTail, FlippedBit, Truncated, DamagedView, LostDisk, LostMetadata, ClockJump, LostAnswer, AddWhileCut, Snapshot, Rolling, MoveLead,
 }
 
 // ParseFaultKinds reads names of kinds; none means all.

@@ -205,12 +205,14 @@ func (t *talk) fill(ctx context.Context, rng *rand.Rand, room *talkRoom, members
 	}
 	alive, end := context.WithTimeout(ctx, episode)
 	defer end()
-	var busy sync.WaitGroup
+	var writing, busy sync.WaitGroup
 	for i, p := range members[:roomWriters] {
 		r := rand.New(rand.NewPCG(rng.Uint64(), uint64(i)))
-		busy.Go(func() { t.write(alive, r, room, p) })
+		writing.Go(func() { t.write(alive, r, room, p) })
 	}
 	busy.Go(func() { t.read(alive, room, members[roomMembers-1]) })
+	writing.Wait()
+	end() // the next room, so that there are messages under way at any time
 	busy.Wait()
 	t.closing.Go(func() {
 		t.catchUp(room)

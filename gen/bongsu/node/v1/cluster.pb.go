@@ -90,8 +90,11 @@ type Member struct {
 	Revision uint64 `protobuf:"varint,7,opt,name=revision,proto3" json:"revision,omitempty"`
 	// removed: it is a member no more, and its ID is not used again.
 	Removed bool `protobuf:"varint,8,opt,name=removed,proto3" json:"removed,omitempty"`
-	// leaving: it is stopping and wants to lead nothing.
-	Leaving       bool `protobuf:"varint,9,opt,name=leaving,proto3" json:"leaving,omitempty"`
+	// leaving: it is stopping, or its disk is nearly full or was just now, and it
+	// wants to lead nothing.
+	Leaving bool `protobuf:"varint,9,opt,name=leaving,proto3" json:"leaving,omitempty"`
+	// full: its disk is nearly full.
+	Full          bool `protobuf:"varint,10,opt,name=full,proto3" json:"full,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -185,6 +188,13 @@ func (x *Member) GetRemoved() bool {
 func (x *Member) GetLeaving() bool {
 	if x != nil {
 		return x.Leaving
+	}
+	return false
+}
+
+func (x *Member) GetFull() bool {
+	if x != nil {
+		return x.Full
 	}
 	return false
 }
@@ -1337,7 +1347,7 @@ var File_bongsu_node_v1_cluster_proto protoreflect.FileDescriptor
 
 const file_bongsu_node_v1_cluster_proto_rawDesc = "" +
 	"\n" +
-	"\x1cbongsu/node/v1/cluster.proto\x12\x0ebongsu.node.v1\"\xd6\x01\n" +
+	"\x1cbongsu/node/v1/cluster.proto\x12\x0ebongsu.node.v1\"\xea\x01\n" +
 	"\x06Member\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x12\n" +
@@ -1347,7 +1357,9 @@ const file_bongsu_node_v1_cluster_proto_rawDesc = "" +
 	"\aversion\x18\x06 \x01(\tR\aversion\x12\x1a\n" +
 	"\brevision\x18\a \x01(\x04R\brevision\x12\x18\n" +
 	"\aremoved\x18\b \x01(\bR\aremoved\x12\x18\n" +
-	"\aleaving\x18\t \x01(\bR\aleaving\"=\n" +
+	"\aleaving\x18\t \x01(\bR\aleaving\x12\x12\n" +
+	"\x04full\x18\n" +
+	" \x01(\bR\x04full\"=\n" +
 	"\vJoinRequest\x12.\n" +
 	"\x06member\x18\x01 \x01(\v2\x16.bongsu.node.v1.MemberR\x06member\"\xfb\x01\n" +
 	"\fJoinResponse\x12\x18\n" +
