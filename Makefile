@@ -1,11 +1,12 @@
 # Bongsu. `make` lists the targets; each is one line, anything with a branch is a program.
 .DEFAULT_GOAL := help
 GO ?= go
+PREVIOUS ?= HEAD~1
 BUF := $(GO) tool -modfile=tools/go.mod buf
 LDFLAGS := -s -w -X main.version=$(shell git describe --always --dirty 2>/dev/null || echo dev)
 WEB_SOURCES := $(shell git ls-files -co --exclude-standard web 2>/dev/null | grep -v -e '^web/dist' -e '\.go$$')
 
-.PHONY: help run build client test check generate generated test-go test-race test-web test-e2e test-drill drill bench fuzz vuln screenshots peers test-peers test-deploy demo cluster sim
+.PHONY: help run build client test check generate generated test-go test-race test-web test-e2e test-drill drill drill-upgrade bench fuzz vuln screenshots peers test-peers test-deploy demo cluster sim
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -59,6 +60,14 @@ test-drill: build ## a slice of the drills, as CI runs it
 	bin/bongsu drill power --cuts 100 --seconds 180
 	bin/bongsu drill restore --messages 20000 --load 4s --seconds 120
 	bin/bongsu drill cluster --faults 12 --seconds 240
+	$(MAKE) --no-print-directory drill-upgrade
+
+drill-upgrade: build bin/bongsu-next ## roll three nodes under load from the commit before (PREVIOUS) to this and back, then to newer rules
+	$(GO) run ./internal/house/previous -rev $(PREVIOUS) -out bin/bongsu-previous
+	bin/bongsu drill upgrade --old bin/bongsu-previous --next bin/bongsu-next --seconds 240
+
+bin/bongsu-next: build
+	CGO_ENABLED=0 $(GO) build -tags nextrules -trimpath -ldflags '$(LDFLAGS)-next-rules' -o $@ ./cmd/bongsu
 
 drill: build ## the drills in full: 100 kills, 1,000 power cuts, a lost disk
 	bin/bongsu drill crash --kills 100

@@ -10,10 +10,6 @@ import (
 	"github.com/bongsu-im/bongsu/internal/id"
 )
 
-// RulesVersion is the highest version of the rules that this release knows. A
-// state starts at 1; RulesActivated raises it.
-const RulesVersion uint32 = 1
-
 // Meta is what an event takes from the record that it is in.
 type Meta struct {
 	TimeMs int64  // when the owner decided, milliseconds since the Unix epoch
@@ -109,30 +105,6 @@ func ApplyRecordWatched(tx Tx, rec *journalv1.Record) (feed []*nodev1.FeedItem, 
 		}
 	}
 	return feed, asides, nil
-}
-
-// RulesAfter returns the version of the rules that holds after a record, given
-// the one before it. The mark of the view keeps it; the state does not.
-func RulesAfter(before uint32, rec *journalv1.Record) uint32 {
-	for _, ev := range rec.GetEvents() {
-		if v := ev.GetRulesActivated().GetVersion(); v > before {
-			before = v
-		}
-	}
-	return before
-}
-
-func checkRules(rules uint32, ev *journalv1.Event) error {
-	if rules == 0 || rules > RulesVersion {
-		return fmt.Errorf("rules %d: %w", rules, ErrUnknownRules)
-	}
-	if ev.GetKind() == nil {
-		return fmt.Errorf("event of a kind unknown here: %w", ErrUnknownRules)
-	}
-	if v := ev.GetRulesActivated().GetVersion(); v > RulesVersion {
-		return fmt.Errorf("activation of rules %d: %w", v, ErrUnknownRules)
-	}
-	return nil
 }
 
 // attempt applies the event into the overlay and tells a panic or a bad event

@@ -370,7 +370,7 @@ func TestStoreFailuresAreTheStores(t *testing.T) {
 			f := &failing{memTx: rich(t), left: n}
 			out, err := Step(f, meta, cmd)
 			if f.left > 0 {
-				if n < 2 && name != "note_tail_lost" {
+				if n < 2 && name != "note_tail_lost" && name != "activate_rules" {
 					t.Errorf("%s made no call", name)
 				}
 				if err != nil {
@@ -483,6 +483,7 @@ func everything(t testing.TB) (map[string]*nodev1.Command, map[string]*nodev1.Qu
 		"note_block":      applyEffect(&journalv1.Effect{Kind: &journalv1.Effect_BlockNoted{BlockNoted: &journalv1.BlockNoted{RoomId: duo.Bytes(), BlockerId: me, Version: 9, Blocked: true}}}),
 		"finish_effects":  finish,
 		"note_tail_lost":  {Kind: &nodev1.Command_NoteTailLost{NoteTailLost: &nodev1.NoteTailLost{ProvenTerm: 1, Proof: "p"}}},
+		"activate_rules":  {Kind: &nodev1.Command_ActivateRules{ActivateRules: &nodev1.ActivateRules{Version: 1}}},
 	}
 	zero := uint64(0)
 	queries := map[string]*nodev1.Query{
@@ -509,8 +510,8 @@ func TestStepIsDecideAndApply(t *testing.T) {
 		if out.Reply.GetError() != nil || out.Panic != "" || out.Aside != nil {
 			t.Errorf("%s: %+v", name, out)
 		}
-		d := must(Decide(two, Env{NowMs: meta.TimeMs}, cmd))(t)
-		if len(d.Events) == 0 && name != "send_again" {
+		d := must(Decide(two, Env{NowMs: meta.TimeMs, Rules: meta.Rules}, cmd))(t)
+		if len(d.Events) == 0 && name != "send_again" && name != "activate_rules" {
 			t.Errorf("%s did nothing: the other tests prove nothing by it", name)
 		}
 		var feed []*nodev1.FeedItem

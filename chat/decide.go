@@ -13,7 +13,8 @@ import (
 // Env is what the owner knows and the state does not. NowMs must be the
 // time_ms of the record that the events will be in.
 type Env struct {
-	NowMs int64 // milliseconds since the Unix epoch
+	NowMs int64  // milliseconds since the Unix epoch
+	Rules uint32 // version of the rules that holds
 }
 
 // Decision is the answer to a command and what it changes. Without events
@@ -72,7 +73,7 @@ type Outcome struct {
 // m.TimeMs and m.Rules must be those of the record that the events go into.
 func Step(tx Tx, m Meta, cmd *nodev1.Command) (Outcome, error) {
 	o := newOverlay(tx)
-	d, err := Decide(o, Env{NowMs: m.TimeMs}, cmd)
+	d, err := Decide(o, Env{NowMs: m.TimeMs, Rules: m.Rules}, cmd)
 	if err != nil {
 		return Outcome{}, err
 	}
@@ -159,6 +160,8 @@ func decide(r Reader, env Env, cmd *nodev1.Command) (Decision, error) {
 		return decideFinishEffects(r, cmd.Actor, k.FinishEffects)
 	case *nodev1.Command_NoteTailLost:
 		return decideNoteTailLost(cmd.Actor, k.NoteTailLost)
+	case *nodev1.Command_ActivateRules:
+		return decideActivateRules(env, cmd.Actor, k.ActivateRules)
 	}
 	return Decision{}, refuse(BadCommand, "")
 }

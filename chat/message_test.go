@@ -284,12 +284,31 @@ func TestRoomOfLimitsMembers(t *testing.T) {
 	}
 }
 
+// Lists show who has written last, however many are in the room.
+func TestRoomOfHasTheLastSender(t *testing.T) {
+	state, room := pair(t)
+	var people [][]byte
+	for i := range 30 {
+		people = append(people, userID(fmt.Sprint("p", i)).Bytes())
+	}
+	must(Step(state, meta, &nodev1.Command{Actor: userID("jimin").Bytes(), Kind: &nodev1.Command_Invite{Invite: &nodev1.Invite{RoomId: room.Bytes(), MemberIds: people}}}))(t)
+	for i, sender := range people {
+		must(Step(state, meta, send(fmt.Sprint("p", i), room, fmt.Sprint("m", i), "x")))(t)
+		for _, most := range []int{2, 10} {
+			got := must(RoomOf(state, userID("jimin"), room, most))(t)
+			if len(got.GetMembers()) != most || !slices.ContainsFunc(got.GetMembers(), func(m *edgev1.Member) bool { return m.GetUserId() == id.ID(sender).String() }) {
+				t.Fatalf("at most %d: the sender is not among %v", most, got.GetMembers())
+			}
+		}
+	}
+}
+
 func TestRouting(t *testing.T) {
 	cmds, queries := everything(t)
 	for name, cmd := range cmds {
 		p, err := Partition(cmd)
 		switch name {
-		case "finish_effects", "note_tail_lost":
+		case "finish_effects", "note_tail_lost", "activate_rules":
 			if err != ErrByShard {
 				t.Errorf("%s: %v", name, err)
 			}

@@ -245,7 +245,8 @@ func RoomIDs(r Reader, user id.ID) ([]id.ID, error) {
 }
 
 // RoomOf returns a room as actor sees it, who must be a member, with at most
-// maxMembers of its members in the order of IDs, the actor always among them.
+// maxMembers of its members in the order of IDs, the actor always among them and,
+// where two fit, whoever sent the last message: lists show the name.
 // Members' names and logins are for package shard to fill in.
 func RoomOf(r Reader, actor, room id.ID, maxMembers int) (*edgev1.Room, error) {
 	s, me, err := readableRoom(r, actor, room)
@@ -273,7 +274,17 @@ func RoomOf(r Reader, actor, room id.ID, maxMembers int) (*edgev1.Room, error) {
 // roomMembers fills in the members, and who of all of them but the sender has
 // not read the last message. It goes through the members, 3,000 at most, once.
 func roomMembers(r Reader, actor, room id.ID, maxMembers int, sender []byte, out *edgev1.Room) error {
-	seen, unread := false, uint32(0)
+	unread := uint32(0)
+	kept := map[string]bool{string(actor[:]): true} // whose places are kept free
+	if int(out.MemberCount) > maxMembers && maxMembers > 1 && len(sender) == len(id.ID{}) {
+		m, err := readMember(r, room, id.ID(sender))
+		if err != nil {
+			return err
+		}
+		if m != nil && !m.GetLeft() {
+			kept[string(sender)] = true
+		}
+	}
 	err := eachMember(r, room, func(user id.ID, m *journalv1.MemberState) {
 		if m.GetLeft() {
 			return
@@ -282,10 +293,9 @@ func roomMembers(r Reader, actor, room id.ID, maxMembers int, sender []byte, out
 		if read < out.LastSeq && string(user[:]) != string(sender) {
 			unread++
 		}
-		left := maxMembers - len(out.Members)
-		// The last place is the actor's, unless they have one.
-		if left > 1 || left == 1 && (seen || user == actor) {
-			seen = seen || user == actor
+		mine := kept[string(user[:])]
+		delete(kept, string(user[:]))
+		if mine || maxMembers-len(out.Members) > len(kept) {
 			out.Members = append(out.Members, &edgev1.Member{UserId: user.String(), ReadSeq: read, JoinedSeq: m.GetJoinedSeq()})
 		}
 	})

@@ -22,7 +22,7 @@ func CommandKind(cmd *nodev1.Command) string {
 // Partition returns the partition whose owner must decide the command.
 //
 // ErrByShard: the command carries its shard's number (FinishEffects,
-// NoteTailLost). A *Refusal: the ID that would say where is malformed; answer
+// NoteTailLost, ActivateRules). A *Refusal: the ID that would say where is malformed; answer
 // with AsRefusal.
 func Partition(cmd *nodev1.Command) (id.Partition, error) {
 	switch k := cmd.GetKind().(type) {
@@ -58,7 +58,7 @@ func Partition(cmd *nodev1.Command) (id.Partition, error) {
 		return partitionOf(id.User, k.SetBlock.GetUserId(), "userId")
 	case *nodev1.Command_ApplyEffect:
 		return EffectPartition(k.ApplyEffect.GetEffect())
-	case *nodev1.Command_FinishEffects, *nodev1.Command_NoteTailLost:
+	case *nodev1.Command_FinishEffects, *nodev1.Command_NoteTailLost, *nodev1.Command_ActivateRules:
 		return 0, ErrByShard
 	}
 	return 0, refuse(BadCommand, "")

@@ -151,6 +151,8 @@ func (w *world) shardFor(cmd *nodev1.Command) (*testShard, error) {
 		return w.shards[int(k.FinishEffects.GetShard())%len(w.shards)], nil
 	case *nodev1.Command_NoteTailLost:
 		return w.shards[int(k.NoteTailLost.GetShard())%len(w.shards)], nil
+	case *nodev1.Command_ActivateRules:
+		return w.shards[int(k.ActivateRules.GetShard())%len(w.shards)], nil
 	}
 	p, err := Partition(cmd)
 	if err != nil {

@@ -16,6 +16,7 @@ import (
 	"connectrpc.com/connect"
 	"google.golang.org/protobuf/proto"
 
+	"github.com/bongsu-im/bongsu/chat"
 	nodev1 "github.com/bongsu-im/bongsu/gen/bongsu/node/v1"
 	"github.com/bongsu-im/bongsu/gen/bongsu/node/v1/nodev1connect"
 	"github.com/bongsu-im/bongsu/internal/mtls"
@@ -134,6 +135,7 @@ func openCluster(cfg Config, layout Layout) (*cluster, error) {
 func (c *cluster) row() *nodev1.Member {
 	return &nodev1.Member{
 		Id: c.self, Name: c.name, Zone: c.cfg.Zone, Address: c.cfg.Address, Url: c.cfg.URL, Version: c.version, Leaving: c.leaving.Load() || c.wasFull.Load(), Full: c.full.Load(),
+		Rules: chat.RulesVersion,
 	}
 }
 

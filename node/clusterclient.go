@@ -76,6 +76,16 @@ func (c *ClusterClient) Transfer(ctx context.Context, shard uint32, to string) e
 	return said(err)
 }
 
+// ActivateRules ends an upgrade: every shard decides by the newest rules that all
+// nodes know.
+func (c *ClusterClient) ActivateRules(ctx context.Context) (*nodev1.ActivateRulesResponse, error) {
+	reply, err := c.service.ActivateRules(ctx, connect.NewRequest(&nodev1.ActivateRulesRequest{}))
+	if err != nil {
+		return nil, said(err)
+	}
+	return reply.Msg, nil
+}
+
 func follow(out *connect.ServerStreamForClient[nodev1.Progress], err error, tell func(*nodev1.Progress)) error {
 	if err != nil {
 		return said(err)

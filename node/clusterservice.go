@@ -39,6 +39,9 @@ func (s *clusterService) Join(_ context.Context, r *connect.Request[nodev1.JoinR
 	if have := s.c.roster.Get(m.GetId()); have != nil && (have.GetRemoved() || have.GetName() != m.GetName()) {
 		return nil, connect.NewError(connect.CodeAlreadyExists, fmt.Errorf("node ID %d was used before", m.GetId()))
 	}
+	if need := s.c.core.rules(); knownRules(m) < need {
+		return nil, connect.NewError(connect.CodeInvalidArgument, fmt.Errorf("the cluster decides by rules %d and the release of the node (%s) knows %d: run a newer one", need, m.GetVersion(), knownRules(m)))
+	}
 	keys, err := s.c.core.sharedKeys()
 	if err != nil {
 		return nil, connect.NewError(connect.CodeUnavailable, err)
@@ -83,7 +86,7 @@ func (c *cluster) state(ctx context.Context) *nodev1.GetNodeResponse {
 		}
 		shard := &nodev1.ShardState{
 			Shard: uint32(n), Role: string(st.Role), Leader: st.Leader, Term: uint64(st.Term), Commit: uint64(st.Commit), First: uint64(st.First),
-			Applied: c.core.View.Shard(n).Mark().GetIndex(), Changing: st.Changing, SnapshotBytes: st.Snapshot.Bytes,
+			Applied: c.core.View.Shard(n).Mark().GetIndex(), Rules: c.core.rulesOf(n), Changing: st.Changing, SnapshotBytes: st.Snapshot.Bytes,
 		}
 		for _, m := range st.Members {
 			shard.Members = append(shard.Members, &nodev1.MemberState{

@@ -37,6 +37,8 @@ type Node struct {
 	tls      bool
 	pair     *certificate           // of the public address; nil without TLS
 	mended   *prometheus.CounterVec // outlives the stores
+	// serves, if set, is asked instead of the other nodes; for tests.
+	serves func(context.Context) error
 	// What people may take of the descriptors.
 	maxSessions int
 	connections *gateway.Connections
@@ -148,7 +150,7 @@ func (n *Node) Run(ctx context.Context) (err error) {
 		if err == nil || ctx.Err() != nil {
 			return ignoreEnd(ctx, err)
 		}
-		if unmended := n.mend(err, &m); unmended != nil {
+		if unmended := n.mend(ctx, err, &m); unmended != nil {
 			return unmended
 		}
 		if wait(ctx, m.pause) != nil || isFull(err) && awaitRoom(ctx, n.cfg.FS, n.cfg.Data) != nil {
@@ -177,6 +179,11 @@ func (n *Node) serve(ctx context.Context, server *http.Server, failed <-chan err
 	}
 	if err := n.awaitServable(ctx, core); err != nil {
 		return ignoreEnd(ctx, err)
+	}
+	if core.alone() && len(core.Lost()) == 0 {
+		if err := core.renewRules(ctx); err != nil {
+			return ignoreEnd(ctx, err)
+		}
 	}
 	keys, err := n.keys()
 	if err != nil {

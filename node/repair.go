@@ -9,6 +9,7 @@ import (
 	"syscall"
 	"time"
 
+	nodev1 "github.com/bongsu-im/bongsu/gen/bongsu/node/v1"
 	"github.com/bongsu-im/bongsu/internal/durable"
 	"github.com/bongsu-im/bongsu/internal/mtls"
 	"github.com/bongsu-im/bongsu/journal"
@@ -42,12 +43,9 @@ const (
 	mendMost    = 30 * time.Second
 )
 
-// watchStores ends the core when a store of a node of a cluster has failed.
+// watchStores ends the core when what it holds is of a newer release, and that of
+// a node of a cluster when a store has failed.
 func (c *Core) watchStores(ctx context.Context) error {
-	if c.cluster == nil {
-		return nil
-	}
-	j := c.Journal.(*raft.Journal)
 	tick := time.NewTicker(watchEvery)
 	defer tick.Stop()
 	for {
@@ -56,6 +54,13 @@ func (c *Core) watchStores(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		}
+		if err := c.Shards.TooOld(); err != nil {
+			return err
+		}
+		if c.cluster == nil {
+			continue
+		}
+		j := c.Journal.(*raft.Journal)
 		if err := j.Fenced(); err != nil {
 			return &brokenError{cause: err, anew: isDamage(err)}
 		}
@@ -89,7 +94,7 @@ func isFull(err error) bool {
 }
 
 // mend decides what follows the end of a core; nil: it is opened again.
-func (n *Node) mend(err error, m *mending) error {
+func (n *Node) mend(ctx context.Context, err error, m *mending) error {
 	var broken *brokenError
 	var fenced *view.FencedError
 	switch {
@@ -138,6 +143,12 @@ func (n *Node) mend(err error, m *mending) error {
 		// What is here may be all there is.
 		return errors.Join(broken.cause, err, errors.New("there is no other node to begin anew from: this one needs a person"))
 	}
+	if err := n.othersServe(ctx); err != nil {
+		// Whatever has met this store may have met all: then it is the disks that
+		// are to be mended, and nobody may be the first to give up what it has.
+		n.cfg.Logger.Error("the stores are not whole, and the other nodes do not serve without this one: nothing is set aside yet", "error", broken.cause, "others", err, "again_in", m.pause)
+		return nil
+	}
 	aside, err := Layout{n.cfg.Data}.setAside(n.cfg.FS, now)
 	if err != nil {
 		return errors.Join(broken.cause, fmt.Errorf("set the damaged stores aside: %w", err))
@@ -146,6 +157,76 @@ func (n *Node) mend(err error, m *mending) error {
 	n.cfg.Logger.Error("the stores are not whole; they are set aside, and this node comes back as a new member in its own place",
 		"error", broken.cause, "aside", aside, "in", m.pause)
 	return nil
+}
+
+// othersServe tells why not every shard is led by another node that hears most of
+// its members, this node left out.
+func (n *Node) othersServe(ctx context.Context) error {
+	if n.serves != nil {
+		return n.serves(ctx)
+	}
+	identity, err := mtls.Open(n.cfg.Cluster.Certs)
+	if err != nil {
+		return err
+	}
+	c := &cluster{cfg: *n.cfg.Cluster, name: identity.Name(), roster: n.knownRoster()}
+	var errs []error
+	for _, address := range c.doors() {
+		asked, cancel := context.WithTimeout(ctx, 2*statusWait)
+		client := DialCluster(identity, address)
+		state, err := client.Status(asked)
+		client.Close()
+		cancel()
+		if err == nil {
+			err = servedWithout(state, identity.Name())
+		}
+		if err == nil {
+			return nil
+		}
+		errs = append(errs, fmt.Errorf("%s: %w", address, err))
+	}
+	return errors.Join(append(errs, errors.New("no other node says that the cluster is served"))...)
+}
+
+// servedWithout tells which shard is not led by a node that hears most of its
+// voters, those of a name left out.
+func servedWithout(state *nodev1.GetClusterResponse, name string) error {
+	left := map[uint64]bool{}
+	for _, n := range state.GetNodes() {
+		left[n.GetMember().GetId()] = n.GetMember().GetName() == name
+	}
+	served := make([]bool, state.GetShards())
+	for _, n := range state.GetNodes() {
+		for _, sh := range n.GetNode().GetShards() {
+			if sh.GetRole() != string(raft.RoleLeader) || left[n.GetMember().GetId()] || int64(sh.GetShard()) >= int64(len(served)) {
+				continue
+			}
+			voters, heard := 0, 0
+			for _, m := range sh.GetMembers() {
+				if !m.GetVoter() {
+					continue
+				}
+				voters++
+				if m.GetActive() && !left[m.GetNode()] {
+					heard++
+				}
+			}
+			served[sh.GetShard()] = served[sh.GetShard()] || 2*heard > voters
+		}
+	}
+	if len(served) == 0 || slices.Contains(served, false) {
+		return fmt.Errorf("shard %d has no leader that hears most of its members", max(slices.Index(served, false), 0))
+	}
+	return nil
+}
+
+// knownRoster is the roster on the disk; an empty one in memory if it cannot be read.
+func (n *Node) knownRoster() *roster.Roster {
+	r, err := roster.Open(n.cfg.FS, Layout{n.cfg.Data}.Roster())
+	if err != nil {
+		return &roster.Roster{}
+	}
+	return r
 }
 
 // others are the names of the other nodes that this one knows of, or was told to

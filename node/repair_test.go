@@ -1,6 +1,7 @@
 package node
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -8,6 +9,7 @@ import (
 	"syscall"
 	"testing"
 
+	nodev1 "github.com/bongsu-im/bongsu/gen/bongsu/node/v1"
 	"github.com/bongsu-im/bongsu/internal/durable"
 	"github.com/bongsu-im/bongsu/journal"
 )
@@ -16,7 +18,7 @@ import (
 func broken(t *testing.T) (*Node, Layout) {
 	t.Helper()
 	l := Layout{t.TempDir()}
-	n := &Node{cfg: Config{Data: l.Dir, FS: durable.Disk, Cluster: &ClusterConfig{Join: []string{"127.0.0.1:1"}}, Logger: slog.New(slog.DiscardHandler)}, mended: newMended()}
+	n := &Node{cfg: Config{Data: l.Dir, FS: durable.Disk, Cluster: &ClusterConfig{Join: []string{"127.0.0.1:1"}}, Logger: slog.New(slog.DiscardHandler)}, mended: newMended(), serves: func(context.Context) error { return nil }}
 	refill(t, l)
 	return n, l
 }
@@ -44,7 +46,7 @@ func TestFullDoesNotBeginAnew(t *testing.T) {
 		n, l := broken(t)
 		m := mending{}
 		for range 5 {
-			if err := n.mend(fencedBy(cause), &m); err != nil {
+			if err := n.mend(t.Context(), fencedBy(cause), &m); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -59,11 +61,59 @@ func TestFailingDiskBeginsAnew(t *testing.T) {
 	n, l := broken(t)
 	m := mending{}
 	for i, want := range []int{0, 1} {
-		if err := n.mend(fencedBy(syscall.EIO), &m); err != nil {
+		if err := n.mend(t.Context(), fencedBy(syscall.EIO), &m); err != nil {
 			t.Fatal(err)
 		}
 		if asides, err := l.asides(durable.Disk); err != nil || len(asides) != want {
 			t.Errorf("after %d: set aside %v, %v", i+1, asides, err)
+		}
+	}
+}
+
+// Where the others do not serve without it, a node keeps what it has: all disks may
+// have failed at once.
+func TestNobodyIsTheFirstToGiveUp(t *testing.T) {
+	n, l := broken(t)
+	n.serves = func(context.Context) error { return errors.New("nobody there") }
+	m := mending{}
+	for range 3 {
+		if err := n.mend(t.Context(), fencedBy(syscall.EIO), &m); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if asides, err := l.asides(durable.Disk); err != nil || len(asides) != 0 {
+		t.Fatalf("set aside %v, %v", asides, err)
+	}
+	n.serves = nil // nobody listens at its door
+	if err := n.othersServe(t.Context()); err == nil {
+		t.Error("others serve that are not there")
+	}
+}
+
+func TestServedWithout(t *testing.T) {
+	node := func(id uint64, name string, shards ...*nodev1.ShardState) *nodev1.NodeState {
+		return &nodev1.NodeState{Member: &nodev1.Member{Id: id, Name: name}, Up: true, Node: &nodev1.GetNodeResponse{Shards: shards}}
+	}
+	shard := func(n uint32, role string, active ...bool) *nodev1.ShardState {
+		s := &nodev1.ShardState{Shard: n, Role: role}
+		for i, a := range active {
+			s.Members = append(s.Members, &nodev1.MemberState{Node: uint64(i + 1), Voter: true, Active: a})
+		}
+		return s
+	}
+	for name, c := range map[string]struct {
+		nodes []*nodev1.NodeState
+		well  bool
+	}{
+		"two of three":           {[]*nodev1.NodeState{node(1, "n1", shard(0, "leader", true, true, false)), node(2, "n2", shard(1, "leader", true, true, false))}, true},
+		"only with it":           {[]*nodev1.NodeState{node(1, "n1", shard(0, "leader", true, false, true), shard(1, "leader", true, true, true))}, false},
+		"led by it":              {[]*nodev1.NodeState{node(1, "n1", shard(0, "leader", true, true, true)), node(3, "n3", shard(1, "leader", true, true, true))}, false},
+		"a shard without leader": {[]*nodev1.NodeState{node(1, "n1", shard(0, "leader", true, true, true), shard(1, "follower"))}, false},
+		"nobody answers":         {nil, false},
+	} {
+		state := &nodev1.GetClusterResponse{Shards: 2, Nodes: append(c.nodes, &nodev1.NodeState{Member: &nodev1.Member{Id: 3, Name: "n3"}})}
+		if err := servedWithout(state, "n3"); (err == nil) != c.well {
+			t.Errorf("%s: %v", name, err)
 		}
 	}
 }
@@ -79,7 +129,7 @@ func TestWhatWasSetAsideStays(t *testing.T) {
 		if i > 0 {
 			refill(t, l)
 		}
-		if err := n.mend(damage, &m); err != nil {
+		if err := n.mend(t.Context(), damage, &m); err != nil {
 			t.Fatalf("the %d. time: %v", i+1, err)
 		}
 		asides, err := l.asides(durable.Disk)
@@ -94,7 +144,7 @@ func TestWhatWasSetAsideStays(t *testing.T) {
 		}
 	}
 	refill(t, l)
-	if err := n.mend(damage, &m); err == nil {
+	if err := n.mend(t.Context(), damage, &m); err == nil {
 		t.Error("it goes on for ever")
 	}
 	if _, err := os.Stat(l.Journal()); err != nil {

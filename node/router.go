@@ -261,7 +261,7 @@ func (r *router) askAt(ctx context.Context, at uint64, q *nodev1.Query) *nodev1.
 // notHere tells whether a refusal only says that this node is the wrong one.
 func notHere(e *edgev1.Error) bool {
 	switch e.GetInfo().GetReason() {
-	case "not_owner", "starting", "behind", "draining", "store_fenced", "shard_damaged":
+	case "not_owner", "starting", "behind", "draining", "store_fenced", "shard_damaged", "release_too_old":
 		return e.GetCode() == "unavailable"
 	}
 	return false

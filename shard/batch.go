@@ -14,7 +14,6 @@ import (
 	"github.com/bongsu-im/bongsu/internal/mutant"
 	"github.com/bongsu-im/bongsu/journal"
 	"github.com/bongsu-im/bongsu/view"
-	"google.golang.org/protobuf/proto"
 )
 
 // batch is what becomes one record. answered holds, in order, everyone whose
@@ -23,7 +22,7 @@ type batch struct {
 	stage    *view.Stage
 	meta     chat.Meta
 	events   []*journalv1.Event
-	bytes    int
+	encoded  []byte // events, as they will be in the record
 	feed     []*nodev1.FeedItem
 	answered []decided
 }
@@ -59,7 +58,7 @@ func (o *owner) processSome(ctx context.Context, lease journal.Lease, requests [
 	}
 	defer stage.Discard()
 	mark := o.view.Mark()
-	b := &batch{stage: stage, meta: chat.Meta{TimeMs: o.set.cfg.Clock.Now().UnixMilli(), Rules: max(mark.GetRules(), 1)}}
+	b := &batch{stage: stage, encoded: make([]byte, 0, o.encoding), meta: chat.Meta{TimeMs: o.set.cfg.Clock.Now().UnixMilli(), Rules: max(mark.GetRules(), 1)}}
 	began := time.Now()
 	rest, again, err := o.decide(b, requests)
 	o.metrics.decide.Observe(time.Since(began).Seconds())
@@ -84,7 +83,7 @@ func (o *owner) processSome(ctx context.Context, lease journal.Lease, requests [
 func (o *owner) decide(b *batch, requests []*request) (rest, again []*request, err error) {
 	mark, now := o.view.Mark(), time.Now()
 	for i, r := range requests {
-		if len(b.answered) > 0 && b.bytes >= o.set.cfg.BatchBytes {
+		if len(b.answered) > 0 && len(b.encoded) >= o.set.cfg.BatchBytes {
 			return requests[i:], nil, nil
 		}
 		if r.over(now) {
@@ -114,8 +113,9 @@ func (o *owner) decide(b *batch, requests []*request) (rest, again []*request, e
 			return requests[i+1:], nil, err
 		}
 		o.tell(r.cmd, out)
-		for _, ev := range out.Events {
-			b.bytes += proto.Size(ev) + 8
+		if b.encoded, err = appendEvents(b.encoded, out.Events); err != nil {
+			b.answered = append(b.answered, decided{request: r})
+			return requests[i+1:], nil, err
 		}
 		b.events = append(b.events, out.Events...)
 		b.feed = append(b.feed, out.Feed...)
@@ -174,11 +174,14 @@ func (o *owner) tellAside(a *chat.SetAside) {
 
 // commit appends the record and, once it is committed, makes the stage visible.
 func (o *owner) commit(ctx context.Context, lease journal.Lease, b *batch, mark *journalv1.Mark) error {
-	rec := &journalv1.Record{Rules: b.meta.Rules, TimeMs: b.meta.TimeMs, PreviousHash: mark.GetHash(), Events: b.events}
+	rec := &journalv1.Record{Rules: b.meta.Rules, TimeMs: b.meta.TimeMs, PreviousHash: mark.GetHash()}
 	data, err := encodeRecord(rec)
 	if err != nil {
 		return o.failed(b, err)
 	}
+	data = append(data, b.encoded...)
+	rec.Events = b.events
+	o.encoding = len(b.encoded) + len(b.encoded)/4 // of the next one, as like as not
 	if mutant.On(mutant.AckEarly) {
 		o.answer(b, journal.Position{Term: lease.Term, Index: journal.Index(mark.GetIndex() + 1)})
 	}
@@ -243,7 +246,7 @@ func (o *owner) failed(b *batch, err error) error {
 		refuse(o.told(diskFull))
 		return nil
 	case errors.Is(err, journal.ErrTooLarge):
-		o.logger.Error("a record is too large for the journal", "commands", len(b.answered), "bytes", b.bytes)
+		o.logger.Error("a record is too large for the journal", "commands", len(b.answered), "bytes", len(b.encoded))
 		refuse(tooLarge)
 		return nil
 	case errors.Is(err, journal.ErrCancelled), errors.Is(err, journal.ErrClosed):

@@ -16,6 +16,7 @@ import (
 	"github.com/bongsu-im/bongsu/internal/id"
 	"github.com/bongsu-im/bongsu/journal"
 	"github.com/bongsu-im/bongsu/journal/memory"
+	"google.golang.org/protobuf/proto"
 )
 
 // sent is one message as its sender knows it.
@@ -526,4 +527,60 @@ func TestDamageAtTheStart(t *testing.T) {
 			broken(t, w, "")
 		})
 	})
+}
+
+// What a newer release wrote is not damage: the shard stops, says so, and goes on
+// with the newer release.
+func TestRecordsOfANewerRelease(t *testing.T) {
+	newer := chat.RulesVersion + 1
+	for name, rec := range map[string]*journalv1.Record{
+		"decided by its rules": {Rules: newer},
+		"that activates them":  {Rules: 1, Events: []*journalv1.Event{{Kind: &journalv1.Event_RulesActivated{RulesActivated: &journalv1.RulesActivated{Version: newer}}}}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w := newWorld(t, 1, memory.Config{})
+				w.start()
+				w.ready()
+				w.must(signUp("ann"))
+				w.end()
+				j := w.disk.Open()
+				lease, err := j.Log(0).Lease(context.Background())
+				if err != nil {
+					t.Fatal(err)
+				}
+				all, err := j.Log(0).Read(context.Background(), 0, 1<<20)
+				if err != nil {
+					t.Fatal(err)
+				}
+				last, before := all[len(all)-1], &journalv1.Record{}
+				if err := proto.Unmarshal(last.Data, before); err != nil {
+					t.Fatal(err)
+				}
+				rec.PreviousHash = runningHash(before.PreviousHash, last.Data)
+				data, err := encodeRecord(rec)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if _, err := j.Log(0).Append(context.Background(), lease, data); err != nil {
+					t.Fatal(err)
+				}
+				if err := j.Close(); err != nil {
+					t.Fatal(err)
+				}
+				w.start()
+				synctest.Wait()
+				if err := w.set.TooOld(); !errors.Is(err, chat.ErrUnknownRules) {
+					t.Errorf("too old: %v", err)
+				}
+				if err := w.set.Damaged(); err != nil {
+					t.Errorf("taken for damage: %v", err)
+				}
+				if r := w.do(signUp("bob")); reasonIn(r) != "release_too_old" {
+					t.Errorf("answered %v", r)
+				}
+				w.end()
+			})
+		})
+	}
 }

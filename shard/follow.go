@@ -188,7 +188,7 @@ func (o *owner) applyOne(stage *view.Stage, mark *journalv1.Mark, e journal.Entr
 	}
 	if err != nil {
 		var fenced *view.FencedError
-		if errors.As(err, &fenced) {
+		if errors.As(err, &fenced) || errors.Is(err, chat.ErrUnknownRules) {
 			return nil, nil, nil, fmt.Errorf("apply entry %d: %w", e.Index, err)
 		}
 		return nil, nil, nil, &DamagedError{Shard: o.n, View: position(mark), Journal: e.Position,

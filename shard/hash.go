@@ -7,6 +7,7 @@ import (
 
 	journalv1 "github.com/bongsu-im/bongsu/gen/bongsu/journal/v1"
 	"github.com/bongsu-im/bongsu/journal"
+	"google.golang.org/protobuf/encoding/protowire"
 	"google.golang.org/protobuf/proto"
 )
 
@@ -28,6 +29,26 @@ func encodeRecord(rec *journalv1.Record) ([]byte, error) {
 	}
 	return data, nil
 }
+
+// appendEvents encodes events as a record's, behind its other fields and those
+// before. So each is sized and encoded once, when it is decided.
+func appendEvents(b []byte, events []*journalv1.Event) ([]byte, error) {
+	options := proto.MarshalOptions{Deterministic: true, UseCachedSize: true}
+	for _, ev := range events {
+		b = protowire.AppendTag(b, recordEvents, protowire.BytesType)
+		b = protowire.AppendVarint(b, uint64(proto.Size(ev)))
+		var err error
+		if b, err = options.MarshalAppend(b, ev); err != nil {
+			return nil, fmt.Errorf("encode event: %w", err)
+		}
+	}
+	return b, nil
+}
+
+// recordEvents is the number of Record.events. It must be above those of the
+// other fields that owners write: then the bytes are those that encodeRecord
+// would have made.
+const recordEvents = 4
 
 // decodeEntry reads a record back and checks that it continues the history that
 // mark stands on.

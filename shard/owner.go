@@ -43,6 +43,7 @@ type owner struct {
 	witnessed witnesses
 	lag       lag
 	cuts      cuts
+	encoding  int // bytes that the events of a record are expected to take
 	// step is chat.Step; tests put faults in its place.
 	step func(chat.Tx, chat.Meta, *nodev1.Command) (chat.Outcome, error)
 }
@@ -82,12 +83,24 @@ func (o *owner) run(ctx context.Context) {
 	o.stop(draining, errors.New("stopping"))
 }
 
+// knows tells whether this release knows the rules by which the shard is decided
+// from where its view stands.
+func (o *owner) knows() error {
+	if rules := o.view.Mark().GetRules(); rules > chat.RulesVersion {
+		return fmt.Errorf("the view stands at rules %d: %w (it knows up to %d)", rules, chat.ErrUnknownRules, chat.RulesVersion)
+	}
+	return nil
+}
+
 // errReignOver: ownership was lost, or the outcome of an append is unknown.
 // What was staged is dropped already.
 var errReignOver = errors.New("shard: ownership ended")
 
 // reign is one ownership, from its lease to its end.
 func (o *owner) reign(ctx context.Context) error {
+	if err := o.knows(); err != nil {
+		return err
+	}
 	lease, err := o.follow(ctx)
 	if err != nil {
 		return fmt.Errorf("follow: %w", err)
@@ -99,6 +112,9 @@ func (o *owner) reign(ctx context.Context) error {
 			return errReignOver // a view to be fetched is fetched as a follower
 		}
 		return err
+	}
+	if err := o.knows(); err != nil {
+		return err // the newer rules may be the last thing that was applied
 	}
 	o.started = true
 	o.current.Store(true)
@@ -213,7 +229,7 @@ func (o *owner) told(why reason) reason {
 		return why
 	}
 	switch why {
-	case storeFenced, damaged:
+	case storeFenced, damaged, tooOld:
 		return notOwner
 	case diskFull:
 		why.retrySeconds = notOwner.retrySeconds // a node with room takes it over
@@ -232,6 +248,8 @@ func reasonOf(err error) reason {
 		return draining
 	case errors.As(err, &journalFence), errors.As(err, &viewFence):
 		return storeFenced
+	case errors.Is(err, chat.ErrUnknownRules):
+		return tooOld
 	}
 	return damaged
 }

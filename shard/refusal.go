@@ -19,6 +19,7 @@ var (
 	draining      = reason{"unavailable", "draining", "this server is stopping; another will answer", 1}
 	storeFenced   = reason{"unavailable", "store_fenced", "a disk of this server has failed; nothing acknowledged is lost", 30}
 	damaged       = reason{"unavailable", "shard_damaged", "this part of the service is stopped until it has been repaired", 300}
+	tooOld        = reason{"unavailable", "release_too_old", "this server runs an older release than the one that wrote what it holds", 30}
 	diskFull      = reason{"unavailable", "disk_full", "the server's disk is nearly full", 60}
 	timedOut      = reason{"deadline_exceeded", "deadline", "the deadline passed before anything was done", 0.5}
 	tooLarge      = reason{"resource_exhausted", "record_too_large", "this would change too much at once", 0}

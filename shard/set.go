@@ -243,6 +243,17 @@ func (s *Set) Damaged() error {
 	return errors.Join(errs...)
 }
 
+// TooOld tells of shards that have stopped because a newer release wrote what is
+// to be applied; nothing of that is damaged.
+func (s *Set) TooOld() error {
+	for _, o := range s.owners {
+		if why := o.status.reason(); why != nil && *why == tooOld {
+			return fmt.Errorf("shard %d: %w: run the newer release again", o.n, o.status.ready())
+		}
+	}
+	return nil
+}
+
 // Shards returns how many shards the set has.
 func (s *Set) Shards() int { return len(s.owners) }
 
@@ -291,7 +302,7 @@ func (s *Set) route(cmd *nodev1.Command) (*owner, *nodev1.Reply) {
 	case err == nil:
 		return s.owner(p), nil
 	case errors.Is(err, chat.ErrByShard):
-		n := cmd.GetFinishEffects().GetShard() + cmd.GetNoteTailLost().GetShard() // one of them is absent
+		n := cmd.GetFinishEffects().GetShard() + cmd.GetNoteTailLost().GetShard() + cmd.GetActivateRules().GetShard() // all but one are absent
 		if int64(n) < int64(len(s.owners)) {
 			return s.owners[n], nil
 		}

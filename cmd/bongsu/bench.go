@@ -84,6 +84,7 @@ type benchFlags struct {
 	Shards  int    `help:"Shards of the server that is started; 0 means its default." default:"0"`
 	Serve   string `help:"More flags for the server that is started, in one word: --serve='--log-level debug'." placeholder:"FLAGS"`
 	From    string `help:"Data folder of a stopped server, a copy of which is served instead of an empty one." placeholder:"DIR" type:"existingdir"`
+	Nodes   int    `help:"Nodes of a cluster that is started on this machine instead of a server alone; clients are spread over them." default:"1"`
 	TLS     bool   `name:"tls" help:"The server speaks TLS, with a certificate made for the run."`
 	Bin     string `help:"Server binary to measure; empty means this one." hidden:""`
 	reportFlags
@@ -95,7 +96,7 @@ func (f *benchFlags) config(p *progress) load.Config {
 		server = append([]string{"--shards", strconv.Itoa(f.Shards)}, server...)
 	}
 	return load.Config{
-		Target: f.Target, Bin: f.Bin, Seed: f.Seed, Bytes: f.Bytes, Server: server, From: f.From, TLS: f.TLS,
+		Target: f.Target, Bin: f.Bin, Seed: f.Seed, Bytes: f.Bytes, Server: server, From: f.From, Nodes: f.Nodes, TLS: f.TLS,
 		Bound: time.Duration(f.Seconds) * time.Second, Progress: p.show,
 	}
 }

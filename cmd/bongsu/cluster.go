@@ -30,6 +30,7 @@ type clusterCmd struct {
 	Remove   clusterRemoveCmd   `cmd:"" help:"Take a node out of every shard, for good."`
 	Replace  clusterReplaceCmd  `cmd:"" help:"Put a node in the place of one that has lost its disk."`
 	Transfer clusterTransferCmd `cmd:"" help:"Have a node lead a shard."`
+	Finish   clusterFinishCmd   `cmd:"" name:"finish-upgrade" help:"Decide by the newest rules that all nodes know; from then on no older release can take part."`
 }
 
 func (c *clusterCmd) open() (*node.ClusterClient, error) {
@@ -122,12 +123,33 @@ func (c *clusterTransferCmd) Run(ctx context.Context, up *clusterCmd) error {
 	})
 }
 
+type clusterFinishCmd struct{}
+
+func (c *clusterFinishCmd) Run(ctx context.Context, up *clusterCmd) error {
+	return up.run(ctx, func(ctx context.Context, client *node.ClusterClient) error {
+		done, err := client.ActivateRules(ctx)
+		if err != nil {
+			return err
+		}
+		if done.GetShards() == 0 {
+			fmt.Printf("rules %d, the newest that all nodes know, hold already\n", done.GetVersion())
+			return nil
+		}
+		fmt.Printf("rules %d hold in %d more shards; older releases cannot take part any more\n", done.GetVersion(), done.GetShards())
+		return nil
+	})
+}
+
 // clusterStatus is what `cluster status --json` prints.
 type clusterStatus struct {
-	Cluster string        `json:"cluster"`
-	Whole   bool          `json:"whole"`
-	Nodes   []nodeStatus  `json:"nodes"`
-	Shards  []shardStatus `json:"shards"`
+	Cluster string `json:"cluster"`
+	Whole   bool   `json:"whole"`
+	// Rules is the lowest version of the rules that holds in a shard, Newest the
+	// highest that all nodes know.
+	Rules  uint32        `json:"rules"`
+	Newest uint32        `json:"newest_rules"`
+	Nodes  []nodeStatus  `json:"nodes"`
+	Shards []shardStatus `json:"shards"`
 }
 
 type nodeStatus struct {
@@ -204,6 +226,11 @@ func statusOf(state *nodev1.GetClusterResponse) clusterStatus {
 		}
 		s.Nodes = append(s.Nodes, row)
 	}
+	for _, n := range state.GetNodes() {
+		if known := max(n.GetMember().GetRules(), 1); s.Newest == 0 || known < s.Newest {
+			s.Newest = known
+		}
+	}
 	for shard := range state.GetShards() {
 		row := shardStatus{Shard: int(shard), Members: []memberStatus{}}
 		l := leaders[shard]
@@ -211,6 +238,9 @@ func statusOf(state *nodev1.GetClusterResponse) clusterStatus {
 			s.Whole = false
 			s.Shards = append(s.Shards, row)
 			continue
+		}
+		if rules := max(l.GetRules(), 1); s.Rules == 0 || rules < s.Rules {
+			s.Rules = rules
 		}
 		row.Leader, row.Term, row.Commit = nameOf(l.GetLeader()), strconv.FormatUint(l.GetTerm(), 10), strconv.FormatUint(l.GetCommit(), 10)
 		for _, m := range l.GetMembers() {
@@ -283,6 +313,9 @@ func (s clusterStatus) print(w io.Writer) error {
 	}
 	if err := t.Flush(); err != nil {
 		return err
+	}
+	if s.Rules > 0 && s.Newest > s.Rules {
+		fmt.Fprintf(w, "\nall nodes know rules %d and %d hold: when there is no way back to be kept, bongsu cluster finish-upgrade\n", s.Newest, s.Rules)
 	}
 	for _, n := range s.Nodes {
 		for _, d := range n.Damage {

@@ -15,6 +15,7 @@ type drillCmd struct {
 	Crash   crashCmd        `cmd:"" help:"Kill the server with SIGKILL under load, again and again, and count what is missing."`
 	Power   powerCmd        `cmd:"" help:"Pull the plug: everything that was not fsynced is gone. In process, on a disk in memory."`
 	Cluster clusterDrillCmd `cmd:"" help:"Hurt a cluster of real processes in every way, and count what is missing on every replica."`
+	Upgrade upgradeCmd      `cmd:"" help:"Roll a cluster of another release to this one under load, and back, and count what is missing."`
 	Restore drillRestoreCmd `cmd:"" help:"Lose the disk under load, restore the backup onto an empty folder, timed, and count what is missing."`
 }
 

@@ -55,6 +55,36 @@ func (c *clusterDrillCmd) Run(ctx context.Context) error {
 	return c.show(r, r.Name, r.Passed, err)
 }
 
+type upgradeCmd struct {
+	drillFlags
+	Old    string `help:"Binary of the release to begin with, and to go back to." required:"" type:"existingfile"`
+	Next   string `help:"Binary with newer rules (go build -tags nextrules), to which the cluster goes for good at the end." type:"existingfile"`
+	Rounds int    `help:"How often the cluster is upgraded and rolled back." default:"1"`
+	Nodes  int    `help:"Nodes of the cluster." default:"3"`
+	Rate   int    `help:"Messages a second that people want to send, about." default:"500"`
+	Ledger string `help:"Add the run to the counts in this file." placeholder:"FILE" type:"path"`
+	Folder string `help:"Keep data and logs in this folder." placeholder:"DIR" type:"path"`
+	Bin    string `help:"The release to go to; without it this very binary." type:"existingfile"`
+}
+
+func (c *upgradeCmd) Run(ctx context.Context) error {
+	bin, err := self(c.Bin)
+	if err != nil {
+		return err
+	}
+	if c.Rounds < 1 || c.Rate < 1 {
+		return fmt.Errorf("%d rounds at %d messages a second: want at least 1 of each", c.Rounds, c.Rate)
+	}
+	r, err := drill.Cluster(ctx, drill.ClusterConfig{
+		Name: "upgrade", Bin: bin, Serve: c.Old, Plan: drill.Rollout(c.Old, bin, c.Next, c.Rounds),
+		Seed: c.seed(), For: c.bound(), Nodes: c.Nodes, Rate: c.Rate, Folder: c.Folder, Out: c.out(),
+	})
+	if err == nil && c.Ledger != "" {
+		_, err = drill.Collect(c.Ledger, version, time.Now(), r)
+	}
+	return c.show(r, r.Name, r.Passed, err)
+}
+
 func (c *clusterDrillCmd) writePage(r *drill.ClusterResult) error {
 	var page bytes.Buffer
 	if err := r.HTML(&page,

@@ -144,7 +144,6 @@ func (g *group) loop() {
 		g.disown()
 		g.word.stop()
 		close(g.stopped)
-		g.j.changes.ring()
 	}()
 	for {
 		for g.node.HasReady() {
@@ -264,9 +263,6 @@ func (g *group) setOwner(term uint64) {
 		close(g.ended)
 		g.ended = make(chan struct{})
 	}
-	if g.owner != term {
-		g.j.changes.ring()
-	}
 	g.owner, g.leased = term, false
 	if term != 0 {
 		g.word.leading.Store(true) // it knows what is committed from here on
@@ -328,7 +324,6 @@ func (g *group) softState(s etcd.BasicStatus) {
 	if g.leader != s.Lead || g.term != term {
 		g.leader, g.term = s.Lead, term
 		g.log.wake()
-		g.j.changes.ring()
 	}
 	if g.owner != 0 && (s.RaftState != etcd.StateLeader || g.owner != term) {
 		g.setOwner(0)

@@ -145,7 +145,6 @@ type Journal struct {
 	groups []*group
 
 	identity identity
-	changes  bell // who leads what, for Watch
 
 	running sync.WaitGroup // the loops and the marks' ticker
 	closing chan struct{}

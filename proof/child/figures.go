@@ -46,6 +46,11 @@ type Family struct {
 	Memory, Peak int64
 }
 
+// Add is what both take together.
+func (f Family) Add(o Family) Family {
+	return Family{CPU: f.CPU.Add(o.CPU), Memory: f.Memory + o.Memory, Peak: f.Peak + o.Peak}
+}
+
 // ReadFamily reads /proc. Descendants that are gone count once they have been
 // waited for; one that goes while we look is left out.
 func ReadFamily(pid int) (Family, error) {

@@ -3,6 +3,7 @@ package drill
 import (
 	"cmp"
 	"fmt"
+	"math"
 	"slices"
 	"sync"
 	"time"
@@ -286,6 +287,17 @@ func (a *account) retried() (n int) {
 		}
 	}
 	return n
+}
+
+// rate is how many were acknowledged a second, from a moment to the last.
+func (a *account) rate(from time.Time) float64 {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if len(a.told) == 0 {
+		return 0
+	}
+	last := a.told[len(a.told)-1].at
+	return math.Round(float64(len(a.told))/max(last.Sub(from).Seconds(), 1e-3)*10) / 10
 }
 
 // perSecond sorts acknowledgements into the seconds of a run, with the waits of

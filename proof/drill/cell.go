@@ -43,9 +43,10 @@ type cellNode struct {
 	log    *os.File
 
 	mu     sync.Mutex
-	wanted bool // the supervisor starts it again when it ends
-	joins  bool // an empty folder joins; else it begins a cluster
-	deaths int  // how often it has ended by itself
+	bin    string // what it runs when it is started next
+	wanted bool   // the supervisor starts it again when it ends
+	joins  bool   // an empty folder joins; else it begins a cluster
+	deaths int    // how often it has ended by itself
 
 	supervised sync.WaitGroup
 }
@@ -53,13 +54,14 @@ type cellNode struct {
 // restartPause is how long the supervisor waits, as an operator's does.
 const restartPause = 300 * time.Millisecond
 
-// newCell makes the places and certificates of size nodes and a spare one.
-func newCell(ctx context.Context, bin, folder string, size int, network *nets.Network, note func(int, string, ...any)) (*cell, error) {
+// newCell makes the places and certificates of size nodes and a spare one. They
+// are operated with bin and run serves.
+func newCell(ctx context.Context, bin, serves, folder string, size int, network *nets.Network, note func(int, string, ...any)) (*cell, error) {
 	c := &cell{bin: bin, folder: folder, size: size, network: network, note: note}
 	c.probe = &http.Client{Transport: &http.Transport{DialContext: network.DialContext, DisableKeepAlives: true}, Timeout: time.Second}
 	names := []string{}
 	for i := range size + 1 {
-		n := &cellNode{cell: c, place: i, name: fmt.Sprintf("n%d", i+1), joins: i > 0}
+		n := &cellNode{cell: c, place: i, name: fmt.Sprintf("n%d", i+1), joins: i > 0, bin: serves}
 		names = append(names, n.name)
 		var err error
 		if n.log, err = os.OpenFile(filepath.Join(folder, n.name+".log"), os.O_CREATE|os.O_APPEND|os.O_RDWR, 0o600); err != nil {
@@ -122,7 +124,7 @@ func (n *cellNode) start() error {
 
 func (n *cellNode) startLocked() error {
 	n.wanted = true
-	n.server.Verb = n.verb()
+	n.server.Bin, n.server.Verb = n.bin, n.verb()
 	if err := n.cell.network.In(n.place, n.server.Start); err != nil {
 		return fmt.Errorf("start %s: %w", n.name, err)
 	}
@@ -189,6 +191,19 @@ func (n *cellNode) stop(within time.Duration) error {
 		return fmt.Errorf("stop %s: %w", n.name, err)
 	}
 	return nil
+}
+
+// run has the node run another binary from its next start on.
+func (n *cellNode) run(bin string) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.bin = bin
+}
+
+func (n *cellNode) binary() string {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.bin
 }
 
 func (n *cellNode) died() int {

@@ -22,9 +22,13 @@ import (
 	"github.com/bongsu-im/bongsu/proof/oracle"
 )
 
-// ClusterConfig says how the cluster drill runs. Bin and Faults are required.
+// ClusterConfig says how the cluster drill runs. Bin and either Faults or Plan are
+// required.
 type ClusterConfig struct {
+	Name   string        // of the drill; empty: cluster
 	Bin    string        // the bongsu binary
+	Serve  string        // what the nodes begin with; empty: Bin
+	Plan   []Fault       // empty: drawn from Seed, Faults and Kinds
 	Faults int           // how often the cluster is hurt
 	Seed   uint64        // of the schedule, the words and the network
 	For    time.Duration // no fault begins shortly before this; 0 means no bound
@@ -33,20 +37,37 @@ type ClusterConfig struct {
 	Long   bool          // freeze for 30 s
 	// Loopback runs without namespaces where they could be had.
 	Loopback bool
-	People   int           // 0 means 12
-	Lanes    int           // rooms at a time; 0 means 12
+	People   int           // 0 means 12, or as many as Lanes
+	Lanes    int           // rooms at a time; 0 means 12, or enough for Rate
 	Pause    time.Duration // of a writer, at most; 0 means 120 ms
+	Rate     int           // messages a second that they want to send together; 0 means as fast as Pause lets them
 	Folder   string        // where data and logs stay; empty: a temporary one that goes
 	Out      io.Writer     // progress for people; nil for none
 }
 
 func (c *ClusterConfig) fill() {
+	if c.Name == "" {
+		c.Name = "cluster"
+	}
+	if c.Rate > 0 {
+		// Twenty messages a second and lane; a writer that waited is not made up for.
+		c.Lanes = max(c.Lanes, (c.Rate+19)/20)
+		c.People = max(c.People, c.Lanes)
+		c.Pause = time.Duration(float64(2*roomWriters*c.Lanes) / float64(c.Rate) * float64(time.Second))
+	}
+	if c.Serve == "" {
+		c.Serve = c.Bin
+	}
 	if c.Nodes == 0 {
 		c.Nodes = 3
 	}
 	if len(c.Kinds) == 0 {
 		c.Kinds = FaultKinds
 	}
+	if len(c.Plan) == 0 {
+		c.Plan = Schedule(c.Seed, c.Faults, c.Nodes, c.Kinds, c.Long)
+	}
+	c.Faults = len(c.Plan)
 	if c.People == 0 {
 		c.People = 12
 	}
@@ -75,7 +96,7 @@ const judging = 20 * time.Second
 // The drill is the processes' supervisor, and where a disk is lost its operator.
 func Cluster(ctx context.Context, cfg ClusterConfig) (*ClusterResult, error) {
 	cfg.fill()
-	r := &ClusterResult{Result: Result{Name: "cluster", Seed: cfg.Seed}, Kinds: map[FaultKind]int{}}
+	r := &ClusterResult{Result: Result{Name: cfg.Name, Seed: cfg.Seed}, Kinds: map[FaultKind]int{}}
 	if cfg.Nodes < 3 {
 		return r, fmt.Errorf("%d nodes: want at least 3, for one to be missing", cfg.Nodes)
 	}
@@ -150,7 +171,7 @@ func (w *clusterWorld) run(ctx context.Context, folder string) (err error) {
 	}
 	defer func() { err = errors.Join(err, w.network.Close()) }()
 	w.muffler = nets.NewMuffler(w.network.DialContext)
-	if w.cell, err = newCell(ctx, w.cfg.Bin, folder, w.cfg.Nodes, w.network, w.line.note); err != nil {
+	if w.cell, err = newCell(ctx, w.cfg.Bin, w.cfg.Serve, folder, w.cfg.Nodes, w.network, w.line.note); err != nil {
 		return err
 	}
 	defer func() {
@@ -221,7 +242,7 @@ func (w *clusterWorld) awaitFlying(ctx context.Context) {
 // hurt inflicts one fault after the other. It ends early when the cluster does
 // not become whole again: what came after would be noise.
 func (w *clusterWorld) hurt(ctx context.Context) {
-	for _, f := range Schedule(w.cfg.Seed, w.cfg.Faults, w.cfg.Nodes, w.cfg.Kinds, w.cfg.Long) {
+	for _, f := range w.cfg.Plan {
 		if w.cfg.For > 0 && time.Since(w.line.began) > w.cfg.For-judging {
 			w.result.explain(fmt.Sprintf("out of time after %d of %d faults", f.Number-1, w.cfg.Faults))
 			return
@@ -432,6 +453,8 @@ func (w *clusterWorld) figures() map[string]float64 {
 			out["move_longest_wait_ms"] = max(out["move_longest_wait_ms"], rec.LongestWaitMs)
 		case LowSpace:
 			out["low_space_longest_wait_ms"] = max(out["low_space_longest_wait_ms"], rec.LongestWaitMs)
+		case Upgrade:
+			out["upgrade_longest_wait_ms"] = max(out["upgrade_longest_wait_ms"], rec.LongestWaitMs)
 		case Rolling:
 			out["rolling_longest_wait_ms"] = max(out["rolling_longest_wait_ms"], rec.LongestWaitMs)
 		case TornTail, FlippedBit, Truncated, DamagedView, LostMetadata, LostDisk, FsyncError, NoSpace:
@@ -457,6 +480,7 @@ func (w *clusterWorld) figures() map[string]float64 {
 		w.line.log("%s", text)
 	}
 	out["longest_wait_ms"], out["messages_that_waited_over_3s"] = float64(longest)/float64(time.Millisecond), float64(len(slow))
+	out["messages_per_second"] = w.account.rate(w.line.talking)
 	out["rooms"] = float64(len(w.talk.rooms))
 	out["processes_ended_by_themselves"] = float64(len(w.line.notes))
 	return out
@@ -477,6 +501,8 @@ type ClusterResult struct {
 	Network string            `json:"network"` // namespaces or loopback
 	Records []FaultRecord     `json:"records"`
 	Notes   []Note            `json:"notes"`
+	// Versions are the releases that an upgrade went between.
+	Versions []string `json:"versions,omitempty"`
 
 	problems int
 	nodes    int

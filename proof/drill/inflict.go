@@ -53,7 +53,7 @@ var inflictors = map[FaultKind]func(context.Context, *clusterWorld, Fault, *Faul
 	SlowDisk: slowDisk, FsyncError: fsyncError, NoSpace: noSpace, LowSpace: lowSpace,
 	TornTail: tornTail, FlippedBit: flippedBit, Truncated: truncated, DamagedView: damagedView,
 	LostDisk: lostDisk, LostMetadata: lostMetadata, ClockJump: clockJump, LostAnswer: lostAnswer,
-	AddWhileCut: addWhileCut, Snapshot: takeSnapshot, Rolling: roll, MoveLead: moveLead,
+	AddWhileCut: addWhileCut, Snapshot: takeSnapshot, Rolling: roll, MoveLead: moveLead, Upgrade: upgrade, Finish: finish,
 }
 
 // owner is the node that leads most shards, with those; the planned one where
@@ -672,24 +672,7 @@ func lastLine(text string) string {
 
 // roll stops and starts one node after the other, as an upgrade does.
 func roll(ctx context.Context, w *clusterWorld, _ Fault, r *FaultRecord) error {
-	from := time.Now()
-	for _, n := range w.cell.members() {
-		r.Nodes = append(r.Nodes, n.name)
-		if err := n.stop(20 * time.Second); err != nil {
-			r.wrong("%v", err)
-		}
-		if err := n.start(); err != nil {
-			return err
-		}
-		if err := w.cell.awaitAll(ctx, wholeTimeout); err != nil {
-			r.wrong("%v", err)
-			return nil
-		}
-	}
-	longest := w.account.longestWait(from, time.Now())
-	r.LongestWaitMs = float64(longest) / float64(time.Millisecond)
-	r.fired(true, "each stopped by SIGTERM and started; the longest send took %v", longest.Round(time.Millisecond))
-	return nil
+	return rollTo(ctx, w, r, "")
 }
 
 // moveLead moves the leadership of a shard as an operator does.

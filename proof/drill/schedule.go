@@ -38,6 +38,10 @@ const (
 	Snapshot     FaultKind = "snapshot"      // a node leaves and comes back empty, while people write
 	Rolling      FaultKind = "rolling"       // SIGTERM one node after the other
 	MoveLead     FaultKind = "move"          // a planned move of leadership
+
+	// These two are of the upgrade drill, which has several releases.
+	Upgrade FaultKind = "upgrade" // SIGTERM one node after the other, and start it with another release
+	Finish  FaultKind = "finish"  // activate the rules of the newest release; an older one must not take part then
 )
 
 // FaultKinds are all of them.
@@ -76,6 +80,8 @@ type Fault struct {
 	After, Hold time.Duration
 	// Draw is the seed of what else is random about it.
 	Draw uint64
+	// Bin is the release that an upgrade goes to, or that must not take part.
+	Bin string
 }
 
 func (f Fault) random() *rand.Rand { return rand.New(rand.NewPCG(f.Draw, uint64(f.Number))) }
@@ -130,6 +136,26 @@ func Schedule(seed uint64, n, nodes int, kinds []FaultKind, long bool) []Fault {
 		}
 		turn = turn[1:]
 		plan = append(plan, f)
+	}
+	return plan
+}
+
+// Rollout plans the upgrade drill: from old to bin and back, so many times, and
+// then, where there is a release with newer rules, to that for good.
+func Rollout(old, bin, next string, rounds int) (plan []Fault) {
+	step := func(kind FaultKind, to string) {
+		plan = append(plan, Fault{Number: len(plan) + 1, Kind: kind, After: leastCalm, Bin: to})
+	}
+	for range rounds {
+		step(Upgrade, bin)
+		step(Upgrade, old)
+	}
+	if next != "" {
+		step(Upgrade, bin)
+		step(Upgrade, next)
+		step(Upgrade, bin)
+		step(Upgrade, next)
+		step(Finish, bin)
 	}
 	return plan
 }

@@ -24,7 +24,7 @@ func withCeiling(ctx context.Context, cfg Config, measure func(context.Context, 
 
 // onRelay is the configuration of the same measurement on a relay.
 func (c Config) onRelay() Config {
-	c.Target, c.HTTPClient, c.relay, c.Server, c.From = "", nil, true, nil, ""
+	c.Target, c.HTTPClient, c.relay, c.Server, c.From, c.Nodes = "", nil, true, nil, "", 0
 	return c
 }
 

@@ -23,6 +23,9 @@ type Config struct {
 	// From is the data folder of a stopped server, a copy of which is served;
 	// empty means an empty store.
 	From string
+	// Nodes of the cluster that is started, on this one machine; 0 and 1 mean a
+	// server alone. Clients are spread over them.
+	Nodes int
 	// TLS makes the server speak it, with a certificate made for the run.
 	TLS bool
 	// Dir holds the temporary data folder; empty means os.TempDir.
@@ -99,6 +102,10 @@ func (c *Config) setDefaults() error {
 		return fmt.Errorf("flags or data for a server that is not ours to start")
 	case c.Ceiling && c.Target != "" && c.relayAt == "":
 		return fmt.Errorf("a ceiling is of the server's machine, which a target may not share")
+	case c.Nodes < 0 || c.Nodes > 5:
+		return fmt.Errorf("%d nodes: at most 5 on one machine", c.Nodes)
+	case c.Nodes > 1 && (c.Target != "" || c.From != "" || c.TLS):
+		return fmt.Errorf("a cluster is one that is started with empty folders and without TLS to clients")
 	case c.Rate < 0 || c.Rate > 1e6:
 		return fmt.Errorf("a rate of %g is none or beyond any generator", c.Rate)
 	case c.Rate*(c.WarmUp+c.Window).Seconds() > 50e6:

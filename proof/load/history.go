@@ -48,7 +48,7 @@ func History(ctx context.Context, cfg Config) (_ Result, err error) {
 	t, l := &tally{}, newLatencies()
 	var seen observation
 	seen.first = r.counters(ctx)
-	if seen.before, err = readUsage(r.server.pid()); err != nil {
+	if seen.before, err = readUsage(r.server.pids()...); err != nil {
 		return Result{}, err
 	}
 	began := time.Now()
@@ -68,7 +68,7 @@ func History(ctx context.Context, cfg Config) (_ Result, err error) {
 		t.ops.Add(1)
 	}
 	w := window{began, began, time.Now()}
-	if seen.after, err = readUsage(r.server.pid()); err != nil {
+	if seen.after, err = readUsage(r.server.pids()...); err != nil {
 		return Result{}, err
 	}
 	seen.last = r.counters(ctx)

@@ -38,6 +38,9 @@ func Idle(ctx context.Context, cfg Config) (_ Result, err error) {
 	if err := cfg.setDefaults(); err != nil {
 		return Result{}, err
 	}
+	if cfg.Nodes > 1 {
+		return Result{}, errors.New("the memory of a session is that of one server: not of several nodes")
+	}
 	if err := enoughFiles(cfg.Sessions); err != nil {
 		return Result{}, err
 	}
@@ -92,7 +95,7 @@ type idle struct {
 // signIn makes the accounts and takes their sessions.
 func (i *idle) signIn(ctx context.Context) error {
 	n := (i.rig.cfg.Sessions + sessionsPerAccount - 1) / sessionsPerAccount
-	before, err := readUsage(i.rig.server.pid())
+	before, err := readUsage(i.rig.server.pids()...)
 	if err != nil {
 		return err
 	}
@@ -108,7 +111,7 @@ func (i *idle) signIn(ctx context.Context) error {
 		i.clients, i.sessions = append(i.clients, c), append(i.sessions, c.Session())
 	}
 	i.rig.cfg.Progress("accounts", n, n)
-	after, err := readUsage(i.rig.server.pid())
+	after, err := readUsage(i.rig.server.pids()...)
 	if err != nil {
 		return err
 	}
@@ -172,7 +175,7 @@ func (i *idle) measure(ctx context.Context) (Result, error) {
 		return Result{}, err
 	}
 	seen := observation{first: r.counters(ctx)}
-	if seen.before, err = readUsage(r.server.pid()); err != nil {
+	if seen.before, err = readUsage(r.server.pids()...); err != nil {
 		return Result{}, err
 	}
 	began := time.Now()
@@ -182,13 +185,13 @@ func (i *idle) measure(ctx context.Context) (Result, error) {
 		return Result{}, fmt.Errorf("open sessions: %w", err)
 	}
 	w := window{began, began, time.Now()}
-	if seen.after, err = readUsage(r.server.pid()); err != nil {
+	if seen.after, err = readUsage(r.server.pids()...); err != nil {
 		return Result{}, err
 	}
 	alive, stop := context.WithCancel(ctx)
 	i.reading.Go(func() { keepAlive(alive, i.sockets) })
 	rested := sleepUntil(ctx, time.Now().Add(settle))
-	then, err := readUsage(r.server.pid())
+	then, err := readUsage(r.server.pids()...)
 	stop()
 	if err != nil {
 		return Result{}, err

@@ -20,18 +20,24 @@ type usage struct {
 	serverKnown bool
 }
 
-// readUsage reads /proc; server is a process ID, 0 for none.
-func readUsage(server int) (u usage, err error) {
+// readUsage reads /proc; servers are process IDs, whose figures are added up.
+func readUsage(servers ...int) (u usage, err error) {
 	if u.machine, err = child.ReadMachine(); err != nil {
 		return u, err
 	}
 	self, err := child.CPU(os.Getpid())
-	if u.self = self.Total(); err != nil || server == 0 {
+	if u.self = self.Total(); err != nil {
 		return u, err
 	}
-	u.serverKnown = true
-	u.server, err = child.ReadFamily(server)
-	return u, err
+	for _, pid := range servers {
+		f, err := child.ReadFamily(pid)
+		if err != nil {
+			return u, err
+		}
+		u.serverKnown = true
+		u.server = u.server.Add(f)
+	}
+	return u, nil
 }
 
 // shares of the machine between two usages, each 0 to 1.
@@ -83,7 +89,7 @@ func (r *rig) observe(ctx context.Context, w window) (o observation, err error) 
 	}
 	// Counting costs the server CPU time, which is not the workload's.
 	o.first = r.counters(ctx)
-	if o.before, err = readUsage(r.server.pid()); err != nil {
+	if o.before, err = readUsage(r.server.pids()...); err != nil {
 		return o, err
 	}
 	previous := o.before
@@ -92,7 +98,7 @@ func (r *rig) observe(ctx context.Context, w window) (o observation, err error) 
 		if !sleepUntil(ctx, next) {
 			return o, context.Cause(ctx)
 		}
-		u, err := readUsage(r.server.pid())
+		u, err := readUsage(r.server.pids()...)
 		if err != nil {
 			return o, err
 		}

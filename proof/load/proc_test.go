@@ -17,7 +17,7 @@ func TestReadUsageOfThisMachine(t *testing.T) {
 	if before.machine.Idle == 0 || !before.serverKnown || before.server.CPU.Total() > before.self+time.Second {
 		t.Errorf("%+v", before)
 	}
-	alone, err := readUsage(0)
+	alone, err := readUsage()
 	if err != nil || alone.serverKnown || alone.server != (child.Family{}) {
 		t.Errorf("without a server: %+v, %v", alone, err)
 	}

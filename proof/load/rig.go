@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -73,7 +74,7 @@ func open(ctx context.Context, cfg Config, prepare func(ctx context.Context, dir
 	}
 	if cfg.From != "" {
 		prepare = func(_ context.Context, dir string) error {
-			if err := os.CopyFS(filepath.Join(dir, "data"), os.DirFS(cfg.From)); err != nil {
+			if err := copyFolder(filepath.Join(dir, "data"), cfg.From); err != nil {
 				return fmt.Errorf("copy the data folder: %w", err)
 			}
 			return nil
@@ -85,6 +86,9 @@ func open(ctx context.Context, cfg Config, prepare func(ctx context.Context, dir
 		}
 	}
 	r.version = versionOf(ctx, cfg.Bin)
+	if cfg.Nodes > 1 {
+		return r, r.startCluster(ctx)
+	}
 	return r, r.startServer(ctx)
 }
 
@@ -189,7 +193,7 @@ func (r *rig) accounts(ctx context.Context, n int, login func(i int) string) ([]
 			clients[i], err = r.relayed(i)
 			return err
 		}
-		clients[i], err = r.enter(ctx, login(i))
+		clients[i], err = r.enterAt(ctx, r.server.door(i), login(i))
 		return err
 	})
 	if err != nil {
@@ -230,7 +234,12 @@ func (r *rig) connect(ctx context.Context, clients []*client.Client, options fun
 
 // enter returns a client that is signed in, as a new account if need be.
 func (r *rig) enter(ctx context.Context, login string) (*client.Client, error) {
-	c, err := client.New(client.Config{BaseURL: r.server.url, HTTPClient: r.http, Timeout: 30 * time.Second})
+	return r.enterAt(ctx, r.server.url, login)
+}
+
+// enterAt is enter at a node.
+func (r *rig) enterAt(ctx context.Context, url, login string) (*client.Client, error) {
+	c, err := client.New(client.Config{BaseURL: url, HTTPClient: r.http, Timeout: 30 * time.Second})
 	if err != nil {
 		return nil, err
 	}
@@ -307,4 +316,26 @@ func (r *rig) pairs(ctx context.Context, n int, tap func(i int, e *edgev1.Event)
 // body makes a text of exactly n bytes that begins with head.
 func body(head string, n int) string {
 	return head + strings.Repeat("x", max(0, n-len(head)))
+}
+
+// copyFolder copies a data folder with the modes of its files: a server refuses
+// keys that others may read.
+func copyFolder(to, from string) error {
+	if err := os.CopyFS(to, os.DirFS(from)); err != nil {
+		return err
+	}
+	return filepath.WalkDir(from, func(path string, d fs.DirEntry, err error) error {
+		if err != nil || !d.Type().IsRegular() {
+			return err
+		}
+		info, err := d.Info()
+		if err != nil {
+			return err
+		}
+		name, err := filepath.Rel(from, path)
+		if err != nil {
+			return err
+		}
+		return os.Chmod(filepath.Join(to, name), info.Mode().Perm())
+	})
 }

@@ -23,6 +23,8 @@ const (
 type server struct {
 	url   string
 	child *child.Server // nil if it is not ours
+	// others are the further nodes of a cluster.
+	others []*child.Server
 	// patience with a child that is asked to stop; 0 means stopTimeout.
 	patience time.Duration
 }
@@ -65,12 +67,23 @@ func (r *rig) startChild(ctx context.Context, c *child.Server) (err error) {
 	return nil
 }
 
-// pid is 0 if the server is not ours.
-func (s *server) pid() int {
+// pids are those of all nodes; none if the server is not ours.
+func (s *server) pids() (pids []int) {
 	if s.child == nil {
-		return 0
+		return nil
 	}
-	return s.child.PID()
+	for _, c := range append([]*child.Server{s.child}, s.others...) {
+		pids = append(pids, c.PID())
+	}
+	return pids
+}
+
+// door is where the i-th client goes.
+func (s *server) door(i int) string {
+	if k := i % (1 + len(s.others)); k > 0 {
+		return s.others[k-1].BaseURL()
+	}
+	return s.url
 }
 
 // stop asks the child to end and, if it does not, kills it. Only this process
@@ -79,10 +92,15 @@ func (s *server) stop() error {
 	if s.child == nil {
 		return nil
 	}
+	patience := stopTimeout
 	if s.patience > 0 {
-		return s.child.Stop(s.patience)
+		patience = s.patience
 	}
-	return s.child.Stop(stopTimeout)
+	err := s.child.Stop(patience)
+	for _, c := range s.others {
+		err = errors.Join(err, c.Stop(patience))
+	}
+	return err
 }
 
 // versionOf asks a binary for its version; "unknown" if it does not say.

@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"slices"
 	"strings"
 	"syscall"
@@ -80,7 +81,7 @@ func TestServerIsStoppedByAsking(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	pid := s.pid()
+	pid := s.child.PID()
 	if gone(pid) {
 		t.Fatal("it does not run")
 	}
@@ -98,8 +99,8 @@ func TestServerThatDoesNotStopIsKilled(t *testing.T) {
 		t.Fatal(err)
 	}
 	s.patience = 50 * time.Millisecond
-	if err := s.stop(); err == nil || !strings.Contains(err.Error(), "was killed") || !gone(s.pid()) {
-		t.Errorf("%v; gone: %v", err, gone(s.pid()))
+	if err := s.stop(); err == nil || !strings.Contains(err.Error(), "was killed") || !gone(s.child.PID()) {
+		t.Errorf("%v; gone: %v", err, gone(s.child.PID()))
 	}
 }
 
@@ -127,7 +128,7 @@ func TestGuard(t *testing.T) {
 	}
 	ctx, cancel := (&rig{server: s}).guard(t.Context())
 	defer cancel()
-	if err := syscall.Kill(s.pid(), syscall.SIGKILL); err != nil {
+	if err := syscall.Kill(s.child.PID(), syscall.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
 	<-ctx.Done()
@@ -154,5 +155,28 @@ func playRelay(args []string) {
 	if err != nil {
 		fmt.Println(err)
 		os.Exit(2)
+	}
+}
+
+// A copied data folder keeps the modes of its files: servers refuse keys that
+// others may read.
+func TestCopyFolderKeepsModes(t *testing.T) {
+	from, to := t.TempDir(), filepath.Join(t.TempDir(), "data")
+	if err := os.Mkdir(filepath.Join(from, "keys"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	for name, mode := range map[string]os.FileMode{"node.json": 0o644, "keys/auth-keys.json": 0o600} {
+		if err := os.WriteFile(filepath.Join(from, name), []byte(name), mode); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := copyFolder(to, from); err != nil {
+		t.Fatal(err)
+	}
+	for name, mode := range map[string]os.FileMode{"node.json": 0o644, "keys/auth-keys.json": 0o600} {
+		info, err := os.Stat(filepath.Join(to, name))
+		if err != nil || info.Mode() != mode {
+			t.Errorf("%s: %v, %v, want %v", name, info.Mode(), err, mode)
+		}
 	}
 }

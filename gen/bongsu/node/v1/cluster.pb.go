@@ -94,7 +94,9 @@ type Member struct {
 	// wants to lead nothing.
 	Leaving bool `protobuf:"varint,9,opt,name=leaving,proto3" json:"leaving,omitempty"`
 	// full: its disk is nearly full.
-	Full          bool `protobuf:"varint,10,opt,name=full,proto3" json:"full,omitempty"`
+	Full bool `protobuf:"varint,10,opt,name=full,proto3" json:"full,omitempty"`
+	// rules is the highest version of the rules that its release knows; 0 is 1.
+	Rules         uint32 `protobuf:"varint,11,opt,name=rules,proto3" json:"rules,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -197,6 +199,13 @@ func (x *Member) GetFull() bool {
 		return x.Full
 	}
 	return false
+}
+
+func (x *Member) GetRules() uint32 {
+	if x != nil {
+		return x.Rules
+	}
+	return 0
 }
 
 type JoinRequest struct {
@@ -594,6 +603,7 @@ type ShardState struct {
 	Members       []*MemberState         `protobuf:"bytes,8,rep,name=members,proto3" json:"members,omitempty"`
 	Changing      bool                   `protobuf:"varint,9,opt,name=changing,proto3" json:"changing,omitempty"`                                 // a membership change is under way
 	SnapshotBytes uint64                 `protobuf:"varint,10,opt,name=snapshot_bytes,json=snapshotBytes,proto3" json:"snapshot_bytes,omitempty"` // taken so far of a snapshot that is on its way
+	Rules         uint32                 `protobuf:"varint,11,opt,name=rules,proto3" json:"rules,omitempty"`                                      // the version that holds where the view stands
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -694,6 +704,13 @@ func (x *ShardState) GetChanging() bool {
 func (x *ShardState) GetSnapshotBytes() uint64 {
 	if x != nil {
 		return x.SnapshotBytes
+	}
+	return 0
+}
+
+func (x *ShardState) GetRules() uint32 {
+	if x != nil {
+		return x.Rules
 	}
 	return 0
 }
@@ -1343,11 +1360,300 @@ func (*ChangeMemberResponse) Descriptor() ([]byte, []int) {
 	return file_bongsu_node_v1_cluster_proto_rawDescGZIP(), []int{20}
 }
 
+type ActivateRulesRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ActivateRulesRequest) Reset() {
+	*x = ActivateRulesRequest{}
+	mi := &file_bongsu_node_v1_cluster_proto_msgTypes[21]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ActivateRulesRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ActivateRulesRequest) ProtoMessage() {}
+
+func (x *ActivateRulesRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_bongsu_node_v1_cluster_proto_msgTypes[21]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ActivateRulesRequest.ProtoReflect.Descriptor instead.
+func (*ActivateRulesRequest) Descriptor() ([]byte, []int) {
+	return file_bongsu_node_v1_cluster_proto_rawDescGZIP(), []int{21}
+}
+
+type ActivateRulesResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Version       uint32                 `protobuf:"varint,1,opt,name=version,proto3" json:"version,omitempty"` // that holds in every shard now
+	Shards        uint32                 `protobuf:"varint,2,opt,name=shards,proto3" json:"shards,omitempty"`   // in which it was activated by this call
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ActivateRulesResponse) Reset() {
+	*x = ActivateRulesResponse{}
+	mi := &file_bongsu_node_v1_cluster_proto_msgTypes[22]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ActivateRulesResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ActivateRulesResponse) ProtoMessage() {}
+
+func (x *ActivateRulesResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_bongsu_node_v1_cluster_proto_msgTypes[22]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ActivateRulesResponse.ProtoReflect.Descriptor instead.
+func (*ActivateRulesResponse) Descriptor() ([]byte, []int) {
+	return file_bongsu_node_v1_cluster_proto_rawDescGZIP(), []int{22}
+}
+
+func (x *ActivateRulesResponse) GetVersion() uint32 {
+	if x != nil {
+		return x.Version
+	}
+	return 0
+}
+
+func (x *ActivateRulesResponse) GetShards() uint32 {
+	if x != nil {
+		return x.Shards
+	}
+	return 0
+}
+
+type DigestViewRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Shard         uint32                 `protobuf:"varint,1,opt,name=shard,proto3" json:"shard,omitempty"`
+	At            uint64                 `protobuf:"varint,2,opt,name=at,proto3" json:"at,omitempty"` // index to come, or where the view stands
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DigestViewRequest) Reset() {
+	*x = DigestViewRequest{}
+	mi := &file_bongsu_node_v1_cluster_proto_msgTypes[23]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DigestViewRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DigestViewRequest) ProtoMessage() {}
+
+func (x *DigestViewRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_bongsu_node_v1_cluster_proto_msgTypes[23]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DigestViewRequest.ProtoReflect.Descriptor instead.
+func (*DigestViewRequest) Descriptor() ([]byte, []int) {
+	return file_bongsu_node_v1_cluster_proto_rawDescGZIP(), []int{23}
+}
+
+func (x *DigestViewRequest) GetShard() uint32 {
+	if x != nil {
+		return x.Shard
+	}
+	return 0
+}
+
+func (x *DigestViewRequest) GetAt() uint64 {
+	if x != nil {
+		return x.At
+	}
+	return 0
+}
+
+type DigestViewResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Where the view stood: after the last record at or before the index asked for.
+	Term          uint64 `protobuf:"varint,1,opt,name=term,proto3" json:"term,omitempty"`
+	Index         uint64 `protobuf:"varint,2,opt,name=index,proto3" json:"index,omitempty"`
+	Sum           []byte `protobuf:"bytes,3,opt,name=sum,proto3" json:"sum,omitempty"` // 32 bytes
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DigestViewResponse) Reset() {
+	*x = DigestViewResponse{}
+	mi := &file_bongsu_node_v1_cluster_proto_msgTypes[24]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DigestViewResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DigestViewResponse) ProtoMessage() {}
+
+func (x *DigestViewResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_bongsu_node_v1_cluster_proto_msgTypes[24]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DigestViewResponse.ProtoReflect.Descriptor instead.
+func (*DigestViewResponse) Descriptor() ([]byte, []int) {
+	return file_bongsu_node_v1_cluster_proto_rawDescGZIP(), []int{24}
+}
+
+func (x *DigestViewResponse) GetTerm() uint64 {
+	if x != nil {
+		return x.Term
+	}
+	return 0
+}
+
+func (x *DigestViewResponse) GetIndex() uint64 {
+	if x != nil {
+		return x.Index
+	}
+	return 0
+}
+
+func (x *DigestViewResponse) GetSum() []byte {
+	if x != nil {
+		return x.Sum
+	}
+	return nil
+}
+
+type RenewViewRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Shard         uint32                 `protobuf:"varint,1,opt,name=shard,proto3" json:"shard,omitempty"`
+	Why           string                 `protobuf:"bytes,2,opt,name=why,proto3" json:"why,omitempty"` // for the node's log
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RenewViewRequest) Reset() {
+	*x = RenewViewRequest{}
+	mi := &file_bongsu_node_v1_cluster_proto_msgTypes[25]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RenewViewRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RenewViewRequest) ProtoMessage() {}
+
+func (x *RenewViewRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_bongsu_node_v1_cluster_proto_msgTypes[25]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RenewViewRequest.ProtoReflect.Descriptor instead.
+func (*RenewViewRequest) Descriptor() ([]byte, []int) {
+	return file_bongsu_node_v1_cluster_proto_rawDescGZIP(), []int{25}
+}
+
+func (x *RenewViewRequest) GetShard() uint32 {
+	if x != nil {
+		return x.Shard
+	}
+	return 0
+}
+
+func (x *RenewViewRequest) GetWhy() string {
+	if x != nil {
+		return x.Why
+	}
+	return ""
+}
+
+type RenewViewResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RenewViewResponse) Reset() {
+	*x = RenewViewResponse{}
+	mi := &file_bongsu_node_v1_cluster_proto_msgTypes[26]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RenewViewResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RenewViewResponse) ProtoMessage() {}
+
+func (x *RenewViewResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_bongsu_node_v1_cluster_proto_msgTypes[26]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RenewViewResponse.ProtoReflect.Descriptor instead.
+func (*RenewViewResponse) Descriptor() ([]byte, []int) {
+	return file_bongsu_node_v1_cluster_proto_rawDescGZIP(), []int{26}
+}
+
 var File_bongsu_node_v1_cluster_proto protoreflect.FileDescriptor
 
 const file_bongsu_node_v1_cluster_proto_rawDesc = "" +
 	"\n" +
-	"\x1cbongsu/node/v1/cluster.proto\x12\x0ebongsu.node.v1\"\xea\x01\n" +
+	"\x1cbongsu/node/v1/cluster.proto\x12\x0ebongsu.node.v1\"\x80\x02\n" +
 	"\x06Member\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x12\n" +
@@ -1359,7 +1665,8 @@ const file_bongsu_node_v1_cluster_proto_rawDesc = "" +
 	"\aremoved\x18\b \x01(\bR\aremoved\x12\x18\n" +
 	"\aleaving\x18\t \x01(\bR\aleaving\x12\x12\n" +
 	"\x04full\x18\n" +
-	" \x01(\bR\x04full\"=\n" +
+	" \x01(\bR\x04full\x12\x14\n" +
+	"\x05rules\x18\v \x01(\rR\x05rules\"=\n" +
 	"\vJoinRequest\x12.\n" +
 	"\x06member\x18\x01 \x01(\v2\x16.bongsu.node.v1.MemberR\x06member\"\xfb\x01\n" +
 	"\fJoinResponse\x12\x18\n" +
@@ -1385,7 +1692,7 @@ const file_bongsu_node_v1_cluster_proto_rawDesc = "" +
 	"\x06member\x18\x01 \x01(\v2\x16.bongsu.node.v1.MemberR\x06member\x122\n" +
 	"\x06shards\x18\x02 \x03(\v2\x1a.bongsu.node.v1.ShardStateR\x06shards\x12\x16\n" +
 	"\x06damage\x18\x03 \x03(\tR\x06damage\x12\x14\n" +
-	"\x05ready\x18\x04 \x01(\tR\x05ready\"\xa4\x02\n" +
+	"\x05ready\x18\x04 \x01(\tR\x05ready\"\xba\x02\n" +
 	"\n" +
 	"ShardState\x12\x14\n" +
 	"\x05shard\x18\x01 \x01(\rR\x05shard\x12\x12\n" +
@@ -1398,7 +1705,8 @@ const file_bongsu_node_v1_cluster_proto_rawDesc = "" +
 	"\amembers\x18\b \x03(\v2\x1b.bongsu.node.v1.MemberStateR\amembers\x12\x1a\n" +
 	"\bchanging\x18\t \x01(\bR\bchanging\x12%\n" +
 	"\x0esnapshot_bytes\x18\n" +
-	" \x01(\x04R\rsnapshotBytes\"\x81\x01\n" +
+	" \x01(\x04R\rsnapshotBytes\x12\x14\n" +
+	"\x05rules\x18\v \x01(\rR\x05rules\"\x81\x01\n" +
 	"\vMemberState\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\x04R\x04node\x12\x14\n" +
 	"\x05voter\x18\x02 \x01(\bR\x05voter\x12\x16\n" +
@@ -1441,7 +1749,22 @@ const file_bongsu_node_v1_cluster_proto_rawDesc = "" +
 	"\x12CHANGE_ADD_LEARNER\x10\x01\x12\x12\n" +
 	"\x0eCHANGE_PROMOTE\x10\x02\x12\x11\n" +
 	"\rCHANGE_REMOVE\x10\x03\"\x16\n" +
-	"\x14ChangeMemberResponse2\xdf\x05\n" +
+	"\x14ChangeMemberResponse\"\x16\n" +
+	"\x14ActivateRulesRequest\"I\n" +
+	"\x15ActivateRulesResponse\x12\x18\n" +
+	"\aversion\x18\x01 \x01(\rR\aversion\x12\x16\n" +
+	"\x06shards\x18\x02 \x01(\rR\x06shards\"9\n" +
+	"\x11DigestViewRequest\x12\x14\n" +
+	"\x05shard\x18\x01 \x01(\rR\x05shard\x12\x0e\n" +
+	"\x02at\x18\x02 \x01(\x04R\x02at\"P\n" +
+	"\x12DigestViewResponse\x12\x12\n" +
+	"\x04term\x18\x01 \x01(\x04R\x04term\x12\x14\n" +
+	"\x05index\x18\x02 \x01(\x04R\x05index\x12\x10\n" +
+	"\x03sum\x18\x03 \x01(\fR\x03sum\":\n" +
+	"\x10RenewViewRequest\x12\x14\n" +
+	"\x05shard\x18\x01 \x01(\rR\x05shard\x12\x10\n" +
+	"\x03why\x18\x02 \x01(\tR\x03why\"\x13\n" +
+	"\x11RenewViewResponse2\xe4\a\n" +
 	"\x0eClusterService\x12A\n" +
 	"\x04Join\x12\x1b.bongsu.node.v1.JoinRequest\x1a\x1c.bongsu.node.v1.JoinResponse\x12M\n" +
 	"\bExchange\x12\x1f.bongsu.node.v1.ExchangeRequest\x1a .bongsu.node.v1.ExchangeResponse\x12J\n" +
@@ -1453,7 +1776,11 @@ const file_bongsu_node_v1_cluster_proto_rawDesc = "" +
 	"\n" +
 	"RemoveNode\x12!.bongsu.node.v1.RemoveNodeRequest\x1a\x18.bongsu.node.v1.Progress0\x01\x12\\\n" +
 	"\rTransferShard\x12$.bongsu.node.v1.TransferShardRequest\x1a%.bongsu.node.v1.TransferShardResponse\x12Y\n" +
-	"\fChangeMember\x12#.bongsu.node.v1.ChangeMemberRequest\x1a$.bongsu.node.v1.ChangeMemberResponseB7Z5github.com/bongsu-im/bongsu/gen/bongsu/node/v1;nodev1b\x06proto3"
+	"\fChangeMember\x12#.bongsu.node.v1.ChangeMemberRequest\x1a$.bongsu.node.v1.ChangeMemberResponse\x12S\n" +
+	"\n" +
+	"DigestView\x12!.bongsu.node.v1.DigestViewRequest\x1a\".bongsu.node.v1.DigestViewResponse\x12P\n" +
+	"\tRenewView\x12 .bongsu.node.v1.RenewViewRequest\x1a!.bongsu.node.v1.RenewViewResponse\x12\\\n" +
+	"\rActivateRules\x12$.bongsu.node.v1.ActivateRulesRequest\x1a%.bongsu.node.v1.ActivateRulesResponseB7Z5github.com/bongsu-im/bongsu/gen/bongsu/node/v1;nodev1b\x06proto3"
 
 var (
 	file_bongsu_node_v1_cluster_proto_rawDescOnce sync.Once
@@ -1468,7 +1795,7 @@ func file_bongsu_node_v1_cluster_proto_rawDescGZIP() []byte {
 }
 
 var file_bongsu_node_v1_cluster_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_bongsu_node_v1_cluster_proto_msgTypes = make([]protoimpl.MessageInfo, 22)
+var file_bongsu_node_v1_cluster_proto_msgTypes = make([]protoimpl.MessageInfo, 28)
 var file_bongsu_node_v1_cluster_proto_goTypes = []any{
 	(ChangeMemberRequest_Change)(0), // 0: bongsu.node.v1.ChangeMemberRequest.Change
 	(*Member)(nil),                  // 1: bongsu.node.v1.Member
@@ -1492,12 +1819,18 @@ var file_bongsu_node_v1_cluster_proto_goTypes = []any{
 	(*TransferShardResponse)(nil),   // 19: bongsu.node.v1.TransferShardResponse
 	(*ChangeMemberRequest)(nil),     // 20: bongsu.node.v1.ChangeMemberRequest
 	(*ChangeMemberResponse)(nil),    // 21: bongsu.node.v1.ChangeMemberResponse
-	nil,                             // 22: bongsu.node.v1.JoinResponse.KeysEntry
+	(*ActivateRulesRequest)(nil),    // 22: bongsu.node.v1.ActivateRulesRequest
+	(*ActivateRulesResponse)(nil),   // 23: bongsu.node.v1.ActivateRulesResponse
+	(*DigestViewRequest)(nil),       // 24: bongsu.node.v1.DigestViewRequest
+	(*DigestViewResponse)(nil),      // 25: bongsu.node.v1.DigestViewResponse
+	(*RenewViewRequest)(nil),        // 26: bongsu.node.v1.RenewViewRequest
+	(*RenewViewResponse)(nil),       // 27: bongsu.node.v1.RenewViewResponse
+	nil,                             // 28: bongsu.node.v1.JoinResponse.KeysEntry
 }
 var file_bongsu_node_v1_cluster_proto_depIdxs = []int32{
 	1,  // 0: bongsu.node.v1.JoinRequest.member:type_name -> bongsu.node.v1.Member
 	1,  // 1: bongsu.node.v1.JoinResponse.members:type_name -> bongsu.node.v1.Member
-	22, // 2: bongsu.node.v1.JoinResponse.keys:type_name -> bongsu.node.v1.JoinResponse.KeysEntry
+	28, // 2: bongsu.node.v1.JoinResponse.keys:type_name -> bongsu.node.v1.JoinResponse.KeysEntry
 	1,  // 3: bongsu.node.v1.ExchangeRequest.members:type_name -> bongsu.node.v1.Member
 	1,  // 4: bongsu.node.v1.ExchangeResponse.members:type_name -> bongsu.node.v1.Member
 	6,  // 5: bongsu.node.v1.ExchangeResponse.held:type_name -> bongsu.node.v1.HeldShard
@@ -1517,17 +1850,23 @@ var file_bongsu_node_v1_cluster_proto_depIdxs = []int32{
 	15, // 19: bongsu.node.v1.ClusterService.RemoveNode:input_type -> bongsu.node.v1.RemoveNodeRequest
 	18, // 20: bongsu.node.v1.ClusterService.TransferShard:input_type -> bongsu.node.v1.TransferShardRequest
 	20, // 21: bongsu.node.v1.ClusterService.ChangeMember:input_type -> bongsu.node.v1.ChangeMemberRequest
-	3,  // 22: bongsu.node.v1.ClusterService.Join:output_type -> bongsu.node.v1.JoinResponse
-	5,  // 23: bongsu.node.v1.ClusterService.Exchange:output_type -> bongsu.node.v1.ExchangeResponse
-	8,  // 24: bongsu.node.v1.ClusterService.GetNode:output_type -> bongsu.node.v1.GetNodeResponse
-	12, // 25: bongsu.node.v1.ClusterService.GetCluster:output_type -> bongsu.node.v1.GetClusterResponse
-	17, // 26: bongsu.node.v1.ClusterService.AddNode:output_type -> bongsu.node.v1.Progress
-	17, // 27: bongsu.node.v1.ClusterService.ReplaceNode:output_type -> bongsu.node.v1.Progress
-	17, // 28: bongsu.node.v1.ClusterService.RemoveNode:output_type -> bongsu.node.v1.Progress
-	19, // 29: bongsu.node.v1.ClusterService.TransferShard:output_type -> bongsu.node.v1.TransferShardResponse
-	21, // 30: bongsu.node.v1.ClusterService.ChangeMember:output_type -> bongsu.node.v1.ChangeMemberResponse
-	22, // [22:31] is the sub-list for method output_type
-	13, // [13:22] is the sub-list for method input_type
+	24, // 22: bongsu.node.v1.ClusterService.DigestView:input_type -> bongsu.node.v1.DigestViewRequest
+	26, // 23: bongsu.node.v1.ClusterService.RenewView:input_type -> bongsu.node.v1.RenewViewRequest
+	22, // 24: bongsu.node.v1.ClusterService.ActivateRules:input_type -> bongsu.node.v1.ActivateRulesRequest
+	3,  // 25: bongsu.node.v1.ClusterService.Join:output_type -> bongsu.node.v1.JoinResponse
+	5,  // 26: bongsu.node.v1.ClusterService.Exchange:output_type -> bongsu.node.v1.ExchangeResponse
+	8,  // 27: bongsu.node.v1.ClusterService.GetNode:output_type -> bongsu.node.v1.GetNodeResponse
+	12, // 28: bongsu.node.v1.ClusterService.GetCluster:output_type -> bongsu.node.v1.GetClusterResponse
+	17, // 29: bongsu.node.v1.ClusterService.AddNode:output_type -> bongsu.node.v1.Progress
+	17, // 30: bongsu.node.v1.ClusterService.ReplaceNode:output_type -> bongsu.node.v1.Progress
+	17, // 31: bongsu.node.v1.ClusterService.RemoveNode:output_type -> bongsu.node.v1.Progress
+	19, // 32: bongsu.node.v1.ClusterService.TransferShard:output_type -> bongsu.node.v1.TransferShardResponse
+	21, // 33: bongsu.node.v1.ClusterService.ChangeMember:output_type -> bongsu.node.v1.ChangeMemberResponse
+	25, // 34: bongsu.node.v1.ClusterService.DigestView:output_type -> bongsu.node.v1.DigestViewResponse
+	27, // 35: bongsu.node.v1.ClusterService.RenewView:output_type -> bongsu.node.v1.RenewViewResponse
+	23, // 36: bongsu.node.v1.ClusterService.ActivateRules:output_type -> bongsu.node.v1.ActivateRulesResponse
+	25, // [25:37] is the sub-list for method output_type
+	13, // [13:25] is the sub-list for method input_type
 	13, // [13:13] is the sub-list for extension type_name
 	13, // [13:13] is the sub-list for extension extendee
 	0,  // [0:13] is the sub-list for field type_name
@@ -1544,7 +1883,7 @@ func file_bongsu_node_v1_cluster_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_bongsu_node_v1_cluster_proto_rawDesc), len(file_bongsu_node_v1_cluster_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   22,
+			NumMessages:   28,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -52,6 +52,7 @@ type Command struct {
 	//	*Command_ApplyEffect
 	//	*Command_FinishEffects
 	//	*Command_NoteTailLost
+	//	*Command_ActivateRules
 	Kind          isCommand_Kind `protobuf_oneof:"kind"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -263,6 +264,15 @@ func (x *Command) GetNoteTailLost() *NoteTailLost {
 	return nil
 }
 
+func (x *Command) GetActivateRules() *ActivateRules {
+	if x != nil {
+		if x, ok := x.Kind.(*Command_ActivateRules); ok {
+			return x.ActivateRules
+		}
+	}
+	return nil
+}
+
 type isCommand_Kind interface {
 	isCommand_Kind()
 }
@@ -339,6 +349,10 @@ type Command_NoteTailLost struct {
 	NoteTailLost *NoteTailLost `protobuf:"bytes,32,opt,name=note_tail_lost,json=noteTailLost,proto3,oneof"`
 }
 
+type Command_ActivateRules struct {
+	ActivateRules *ActivateRules `protobuf:"bytes,33,opt,name=activate_rules,json=activateRules,proto3,oneof"`
+}
+
 func (*Command_SignUp) isCommand_Kind() {}
 
 func (*Command_AddDevice) isCommand_Kind() {}
@@ -374,6 +388,8 @@ func (*Command_ApplyEffect) isCommand_Kind() {}
 func (*Command_FinishEffects) isCommand_Kind() {}
 
 func (*Command_NoteTailLost) isCommand_Kind() {}
+
+func (*Command_ActivateRules) isCommand_Kind() {}
 
 type SignUp struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -1432,6 +1448,61 @@ func (x *NoteTailLost) GetProof() string {
 	return ""
 }
 
+// ActivateRules has a shard decide by a newer version of the rules from the record
+// on that says so. Only asked when every replica knows that version. Again: does
+// nothing.
+type ActivateRules struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Shard         uint32                 `protobuf:"varint,1,opt,name=shard,proto3" json:"shard,omitempty"`
+	Version       uint32                 `protobuf:"varint,2,opt,name=version,proto3" json:"version,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ActivateRules) Reset() {
+	*x = ActivateRules{}
+	mi := &file_bongsu_node_v1_command_proto_msgTypes[19]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ActivateRules) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ActivateRules) ProtoMessage() {}
+
+func (x *ActivateRules) ProtoReflect() protoreflect.Message {
+	mi := &file_bongsu_node_v1_command_proto_msgTypes[19]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ActivateRules.ProtoReflect.Descriptor instead.
+func (*ActivateRules) Descriptor() ([]byte, []int) {
+	return file_bongsu_node_v1_command_proto_rawDescGZIP(), []int{19}
+}
+
+func (x *ActivateRules) GetShard() uint32 {
+	if x != nil {
+		return x.Shard
+	}
+	return 0
+}
+
+func (x *ActivateRules) GetVersion() uint32 {
+	if x != nil {
+		return x.Version
+	}
+	return 0
+}
+
 // Reply to a command. position is where the decision is durable (for a
 // repeated command: a position at or after that).
 type Reply struct {
@@ -1452,7 +1523,7 @@ type Reply struct {
 
 func (x *Reply) Reset() {
 	*x = Reply{}
-	mi := &file_bongsu_node_v1_command_proto_msgTypes[19]
+	mi := &file_bongsu_node_v1_command_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1464,7 +1535,7 @@ func (x *Reply) String() string {
 func (*Reply) ProtoMessage() {}
 
 func (x *Reply) ProtoReflect() protoreflect.Message {
-	mi := &file_bongsu_node_v1_command_proto_msgTypes[19]
+	mi := &file_bongsu_node_v1_command_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1477,7 +1548,7 @@ func (x *Reply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Reply.ProtoReflect.Descriptor instead.
 func (*Reply) Descriptor() ([]byte, []int) {
-	return file_bongsu_node_v1_command_proto_rawDescGZIP(), []int{19}
+	return file_bongsu_node_v1_command_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *Reply) GetPosition() *v11.Position {
@@ -1574,7 +1645,7 @@ type Refresh struct {
 
 func (x *Refresh) Reset() {
 	*x = Refresh{}
-	mi := &file_bongsu_node_v1_command_proto_msgTypes[20]
+	mi := &file_bongsu_node_v1_command_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1586,7 +1657,7 @@ func (x *Refresh) String() string {
 func (*Refresh) ProtoMessage() {}
 
 func (x *Refresh) ProtoReflect() protoreflect.Message {
-	mi := &file_bongsu_node_v1_command_proto_msgTypes[20]
+	mi := &file_bongsu_node_v1_command_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1599,7 +1670,7 @@ func (x *Refresh) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Refresh.ProtoReflect.Descriptor instead.
 func (*Refresh) Descriptor() ([]byte, []int) {
-	return file_bongsu_node_v1_command_proto_rawDescGZIP(), []int{20}
+	return file_bongsu_node_v1_command_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *Refresh) GetGeneration() uint32 {
@@ -1618,7 +1689,7 @@ type RevokedDevices struct {
 
 func (x *RevokedDevices) Reset() {
 	*x = RevokedDevices{}
-	mi := &file_bongsu_node_v1_command_proto_msgTypes[21]
+	mi := &file_bongsu_node_v1_command_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1630,7 +1701,7 @@ func (x *RevokedDevices) String() string {
 func (*RevokedDevices) ProtoMessage() {}
 
 func (x *RevokedDevices) ProtoReflect() protoreflect.Message {
-	mi := &file_bongsu_node_v1_command_proto_msgTypes[21]
+	mi := &file_bongsu_node_v1_command_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1643,7 +1714,7 @@ func (x *RevokedDevices) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RevokedDevices.ProtoReflect.Descriptor instead.
 func (*RevokedDevices) Descriptor() ([]byte, []int) {
-	return file_bongsu_node_v1_command_proto_rawDescGZIP(), []int{21}
+	return file_bongsu_node_v1_command_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *RevokedDevices) GetDeviceIds() [][]byte {
@@ -1679,7 +1750,7 @@ type Query struct {
 
 func (x *Query) Reset() {
 	*x = Query{}
-	mi := &file_bongsu_node_v1_command_proto_msgTypes[22]
+	mi := &file_bongsu_node_v1_command_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1691,7 +1762,7 @@ func (x *Query) String() string {
 func (*Query) ProtoMessage() {}
 
 func (x *Query) ProtoReflect() protoreflect.Message {
-	mi := &file_bongsu_node_v1_command_proto_msgTypes[22]
+	mi := &file_bongsu_node_v1_command_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1704,7 +1775,7 @@ func (x *Query) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Query.ProtoReflect.Descriptor instead.
 func (*Query) Descriptor() ([]byte, []int) {
-	return file_bongsu_node_v1_command_proto_rawDescGZIP(), []int{22}
+	return file_bongsu_node_v1_command_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *Query) GetActor() []byte {
@@ -1921,7 +1992,7 @@ type CredentialQuery struct {
 
 func (x *CredentialQuery) Reset() {
 	*x = CredentialQuery{}
-	mi := &file_bongsu_node_v1_command_proto_msgTypes[23]
+	mi := &file_bongsu_node_v1_command_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1933,7 +2004,7 @@ func (x *CredentialQuery) String() string {
 func (*CredentialQuery) ProtoMessage() {}
 
 func (x *CredentialQuery) ProtoReflect() protoreflect.Message {
-	mi := &file_bongsu_node_v1_command_proto_msgTypes[23]
+	mi := &file_bongsu_node_v1_command_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1946,7 +2017,7 @@ func (x *CredentialQuery) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CredentialQuery.ProtoReflect.Descriptor instead.
 func (*CredentialQuery) Descriptor() ([]byte, []int) {
-	return file_bongsu_node_v1_command_proto_rawDescGZIP(), []int{23}
+	return file_bongsu_node_v1_command_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *CredentialQuery) GetLogin() string {
@@ -1968,7 +2039,7 @@ type SessionQuery struct {
 
 func (x *SessionQuery) Reset() {
 	*x = SessionQuery{}
-	mi := &file_bongsu_node_v1_command_proto_msgTypes[24]
+	mi := &file_bongsu_node_v1_command_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1980,7 +2051,7 @@ func (x *SessionQuery) String() string {
 func (*SessionQuery) ProtoMessage() {}
 
 func (x *SessionQuery) ProtoReflect() protoreflect.Message {
-	mi := &file_bongsu_node_v1_command_proto_msgTypes[24]
+	mi := &file_bongsu_node_v1_command_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1993,7 +2064,7 @@ func (x *SessionQuery) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SessionQuery.ProtoReflect.Descriptor instead.
 func (*SessionQuery) Descriptor() ([]byte, []int) {
-	return file_bongsu_node_v1_command_proto_rawDescGZIP(), []int{24}
+	return file_bongsu_node_v1_command_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *SessionQuery) GetUserId() []byte {
@@ -2018,7 +2089,7 @@ type DevicesQuery struct {
 
 func (x *DevicesQuery) Reset() {
 	*x = DevicesQuery{}
-	mi := &file_bongsu_node_v1_command_proto_msgTypes[25]
+	mi := &file_bongsu_node_v1_command_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2030,7 +2101,7 @@ func (x *DevicesQuery) String() string {
 func (*DevicesQuery) ProtoMessage() {}
 
 func (x *DevicesQuery) ProtoReflect() protoreflect.Message {
-	mi := &file_bongsu_node_v1_command_proto_msgTypes[25]
+	mi := &file_bongsu_node_v1_command_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2043,7 +2114,7 @@ func (x *DevicesQuery) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DevicesQuery.ProtoReflect.Descriptor instead.
 func (*DevicesQuery) Descriptor() ([]byte, []int) {
-	return file_bongsu_node_v1_command_proto_rawDescGZIP(), []int{25}
+	return file_bongsu_node_v1_command_proto_rawDescGZIP(), []int{26}
 }
 
 type RoomQuery struct {
@@ -2055,7 +2126,7 @@ type RoomQuery struct {
 
 func (x *RoomQuery) Reset() {
 	*x = RoomQuery{}
-	mi := &file_bongsu_node_v1_command_proto_msgTypes[26]
+	mi := &file_bongsu_node_v1_command_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2067,7 +2138,7 @@ func (x *RoomQuery) String() string {
 func (*RoomQuery) ProtoMessage() {}
 
 func (x *RoomQuery) ProtoReflect() protoreflect.Message {
-	mi := &file_bongsu_node_v1_command_proto_msgTypes[26]
+	mi := &file_bongsu_node_v1_command_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2080,7 +2151,7 @@ func (x *RoomQuery) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RoomQuery.ProtoReflect.Descriptor instead.
 func (*RoomQuery) Descriptor() ([]byte, []int) {
-	return file_bongsu_node_v1_command_proto_rawDescGZIP(), []int{26}
+	return file_bongsu_node_v1_command_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *RoomQuery) GetRoomId() []byte {
@@ -2102,7 +2173,7 @@ type HistoryQuery struct {
 
 func (x *HistoryQuery) Reset() {
 	*x = HistoryQuery{}
-	mi := &file_bongsu_node_v1_command_proto_msgTypes[27]
+	mi := &file_bongsu_node_v1_command_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2114,7 +2185,7 @@ func (x *HistoryQuery) String() string {
 func (*HistoryQuery) ProtoMessage() {}
 
 func (x *HistoryQuery) ProtoReflect() protoreflect.Message {
-	mi := &file_bongsu_node_v1_command_proto_msgTypes[27]
+	mi := &file_bongsu_node_v1_command_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2127,7 +2198,7 @@ func (x *HistoryQuery) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HistoryQuery.ProtoReflect.Descriptor instead.
 func (*HistoryQuery) Descriptor() ([]byte, []int) {
-	return file_bongsu_node_v1_command_proto_rawDescGZIP(), []int{27}
+	return file_bongsu_node_v1_command_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *HistoryQuery) GetRoomId() []byte {
@@ -2168,7 +2239,7 @@ type PeopleQuery struct {
 
 func (x *PeopleQuery) Reset() {
 	*x = PeopleQuery{}
-	mi := &file_bongsu_node_v1_command_proto_msgTypes[28]
+	mi := &file_bongsu_node_v1_command_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2180,7 +2251,7 @@ func (x *PeopleQuery) String() string {
 func (*PeopleQuery) ProtoMessage() {}
 
 func (x *PeopleQuery) ProtoReflect() protoreflect.Message {
-	mi := &file_bongsu_node_v1_command_proto_msgTypes[28]
+	mi := &file_bongsu_node_v1_command_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2193,7 +2264,7 @@ func (x *PeopleQuery) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PeopleQuery.ProtoReflect.Descriptor instead.
 func (*PeopleQuery) Descriptor() ([]byte, []int) {
-	return file_bongsu_node_v1_command_proto_rawDescGZIP(), []int{28}
+	return file_bongsu_node_v1_command_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *PeopleQuery) GetUserIds() [][]byte {
@@ -2212,7 +2283,7 @@ type RoomIDsQuery struct {
 
 func (x *RoomIDsQuery) Reset() {
 	*x = RoomIDsQuery{}
-	mi := &file_bongsu_node_v1_command_proto_msgTypes[29]
+	mi := &file_bongsu_node_v1_command_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2224,7 +2295,7 @@ func (x *RoomIDsQuery) String() string {
 func (*RoomIDsQuery) ProtoMessage() {}
 
 func (x *RoomIDsQuery) ProtoReflect() protoreflect.Message {
-	mi := &file_bongsu_node_v1_command_proto_msgTypes[29]
+	mi := &file_bongsu_node_v1_command_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2237,7 +2308,7 @@ func (x *RoomIDsQuery) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RoomIDsQuery.ProtoReflect.Descriptor instead.
 func (*RoomIDsQuery) Descriptor() ([]byte, []int) {
-	return file_bongsu_node_v1_command_proto_rawDescGZIP(), []int{29}
+	return file_bongsu_node_v1_command_proto_rawDescGZIP(), []int{30}
 }
 
 type QueryReply struct {
@@ -2264,7 +2335,7 @@ type QueryReply struct {
 
 func (x *QueryReply) Reset() {
 	*x = QueryReply{}
-	mi := &file_bongsu_node_v1_command_proto_msgTypes[30]
+	mi := &file_bongsu_node_v1_command_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2276,7 +2347,7 @@ func (x *QueryReply) String() string {
 func (*QueryReply) ProtoMessage() {}
 
 func (x *QueryReply) ProtoReflect() protoreflect.Message {
-	mi := &file_bongsu_node_v1_command_proto_msgTypes[30]
+	mi := &file_bongsu_node_v1_command_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2289,7 +2360,7 @@ func (x *QueryReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use QueryReply.ProtoReflect.Descriptor instead.
 func (*QueryReply) Descriptor() ([]byte, []int) {
-	return file_bongsu_node_v1_command_proto_rawDescGZIP(), []int{30}
+	return file_bongsu_node_v1_command_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *QueryReply) GetError() *v11.Error {
@@ -2500,7 +2571,7 @@ type Credential struct {
 
 func (x *Credential) Reset() {
 	*x = Credential{}
-	mi := &file_bongsu_node_v1_command_proto_msgTypes[31]
+	mi := &file_bongsu_node_v1_command_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2512,7 +2583,7 @@ func (x *Credential) String() string {
 func (*Credential) ProtoMessage() {}
 
 func (x *Credential) ProtoReflect() protoreflect.Message {
-	mi := &file_bongsu_node_v1_command_proto_msgTypes[31]
+	mi := &file_bongsu_node_v1_command_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2525,7 +2596,7 @@ func (x *Credential) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Credential.ProtoReflect.Descriptor instead.
 func (*Credential) Descriptor() ([]byte, []int) {
-	return file_bongsu_node_v1_command_proto_rawDescGZIP(), []int{31}
+	return file_bongsu_node_v1_command_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *Credential) GetUserId() []byte {
@@ -2554,7 +2625,7 @@ type SessionState struct {
 
 func (x *SessionState) Reset() {
 	*x = SessionState{}
-	mi := &file_bongsu_node_v1_command_proto_msgTypes[32]
+	mi := &file_bongsu_node_v1_command_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2566,7 +2637,7 @@ func (x *SessionState) String() string {
 func (*SessionState) ProtoMessage() {}
 
 func (x *SessionState) ProtoReflect() protoreflect.Message {
-	mi := &file_bongsu_node_v1_command_proto_msgTypes[32]
+	mi := &file_bongsu_node_v1_command_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2579,7 +2650,7 @@ func (x *SessionState) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SessionState.ProtoReflect.Descriptor instead.
 func (*SessionState) Descriptor() ([]byte, []int) {
-	return file_bongsu_node_v1_command_proto_rawDescGZIP(), []int{32}
+	return file_bongsu_node_v1_command_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *SessionState) GetKnown() bool {
@@ -2620,7 +2691,7 @@ type People struct {
 
 func (x *People) Reset() {
 	*x = People{}
-	mi := &file_bongsu_node_v1_command_proto_msgTypes[33]
+	mi := &file_bongsu_node_v1_command_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2632,7 +2703,7 @@ func (x *People) String() string {
 func (*People) ProtoMessage() {}
 
 func (x *People) ProtoReflect() protoreflect.Message {
-	mi := &file_bongsu_node_v1_command_proto_msgTypes[33]
+	mi := &file_bongsu_node_v1_command_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2645,7 +2716,7 @@ func (x *People) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use People.ProtoReflect.Descriptor instead.
 func (*People) Descriptor() ([]byte, []int) {
-	return file_bongsu_node_v1_command_proto_rawDescGZIP(), []int{33}
+	return file_bongsu_node_v1_command_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *People) GetPeople() []*People_Person {
@@ -2665,7 +2736,7 @@ type LostPositions struct {
 
 func (x *LostPositions) Reset() {
 	*x = LostPositions{}
-	mi := &file_bongsu_node_v1_command_proto_msgTypes[34]
+	mi := &file_bongsu_node_v1_command_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2677,7 +2748,7 @@ func (x *LostPositions) String() string {
 func (*LostPositions) ProtoMessage() {}
 
 func (x *LostPositions) ProtoReflect() protoreflect.Message {
-	mi := &file_bongsu_node_v1_command_proto_msgTypes[34]
+	mi := &file_bongsu_node_v1_command_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2690,7 +2761,7 @@ func (x *LostPositions) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LostPositions.ProtoReflect.Descriptor instead.
 func (*LostPositions) Descriptor() ([]byte, []int) {
-	return file_bongsu_node_v1_command_proto_rawDescGZIP(), []int{34}
+	return file_bongsu_node_v1_command_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *LostPositions) GetLost() []*v11.Position {
@@ -2716,7 +2787,7 @@ type RoomIDs struct {
 
 func (x *RoomIDs) Reset() {
 	*x = RoomIDs{}
-	mi := &file_bongsu_node_v1_command_proto_msgTypes[35]
+	mi := &file_bongsu_node_v1_command_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2728,7 +2799,7 @@ func (x *RoomIDs) String() string {
 func (*RoomIDs) ProtoMessage() {}
 
 func (x *RoomIDs) ProtoReflect() protoreflect.Message {
-	mi := &file_bongsu_node_v1_command_proto_msgTypes[35]
+	mi := &file_bongsu_node_v1_command_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2741,7 +2812,7 @@ func (x *RoomIDs) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RoomIDs.ProtoReflect.Descriptor instead.
 func (*RoomIDs) Descriptor() ([]byte, []int) {
-	return file_bongsu_node_v1_command_proto_rawDescGZIP(), []int{35}
+	return file_bongsu_node_v1_command_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *RoomIDs) GetRoomIds() [][]byte {
@@ -2771,7 +2842,7 @@ type FeedItem struct {
 
 func (x *FeedItem) Reset() {
 	*x = FeedItem{}
-	mi := &file_bongsu_node_v1_command_proto_msgTypes[36]
+	mi := &file_bongsu_node_v1_command_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2783,7 +2854,7 @@ func (x *FeedItem) String() string {
 func (*FeedItem) ProtoMessage() {}
 
 func (x *FeedItem) ProtoReflect() protoreflect.Message {
-	mi := &file_bongsu_node_v1_command_proto_msgTypes[36]
+	mi := &file_bongsu_node_v1_command_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2796,7 +2867,7 @@ func (x *FeedItem) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FeedItem.ProtoReflect.Descriptor instead.
 func (*FeedItem) Descriptor() ([]byte, []int) {
-	return file_bongsu_node_v1_command_proto_rawDescGZIP(), []int{36}
+	return file_bongsu_node_v1_command_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *FeedItem) GetShard() uint32 {
@@ -2865,7 +2936,7 @@ type People_Person struct {
 
 func (x *People_Person) Reset() {
 	*x = People_Person{}
-	mi := &file_bongsu_node_v1_command_proto_msgTypes[37]
+	mi := &file_bongsu_node_v1_command_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2877,7 +2948,7 @@ func (x *People_Person) String() string {
 func (*People_Person) ProtoMessage() {}
 
 func (x *People_Person) ProtoReflect() protoreflect.Message {
-	mi := &file_bongsu_node_v1_command_proto_msgTypes[37]
+	mi := &file_bongsu_node_v1_command_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2890,7 +2961,7 @@ func (x *People_Person) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use People_Person.ProtoReflect.Descriptor instead.
 func (*People_Person) Descriptor() ([]byte, []int) {
-	return file_bongsu_node_v1_command_proto_rawDescGZIP(), []int{33, 0}
+	return file_bongsu_node_v1_command_proto_rawDescGZIP(), []int{34, 0}
 }
 
 func (x *People_Person) GetUser() *v11.User {
@@ -2911,7 +2982,7 @@ var File_bongsu_node_v1_command_proto protoreflect.FileDescriptor
 
 const file_bongsu_node_v1_command_proto_rawDesc = "" +
 	"\n" +
-	"\x1cbongsu/node/v1/command.proto\x12\x0ebongsu.node.v1\x1a\x1cbongsu/edge/v1/account.proto\x1a\x1cbongsu/edge/v1/message.proto\x1a\x1bbongsu/edge/v1/people.proto\x1a\x1dbongsu/edge/v1/position.proto\x1a\x19bongsu/edge/v1/room.proto\x1a\x1bbongsu/edge/v1/socket.proto\x1a\x1dbongsu/journal/v1/state.proto\"\xf8\b\n" +
+	"\x1cbongsu/node/v1/command.proto\x12\x0ebongsu.node.v1\x1a\x1cbongsu/edge/v1/account.proto\x1a\x1cbongsu/edge/v1/message.proto\x1a\x1bbongsu/edge/v1/people.proto\x1a\x1dbongsu/edge/v1/position.proto\x1a\x19bongsu/edge/v1/room.proto\x1a\x1bbongsu/edge/v1/socket.proto\x1a\x1dbongsu/journal/v1/state.proto\"\xc0\t\n" +
 	"\aCommand\x12\x14\n" +
 	"\x05actor\x18\x01 \x01(\fR\x05actor\x121\n" +
 	"\asign_up\x18\n" +
@@ -2935,7 +3006,8 @@ const file_bongsu_node_v1_command_proto_rawDesc = "" +
 	"\tmark_read\x18\x1a \x01(\v2\x18.bongsu.node.v1.MarkReadH\x00R\bmarkRead\x12@\n" +
 	"\fapply_effect\x18\x1e \x01(\v2\x1b.bongsu.node.v1.ApplyEffectH\x00R\vapplyEffect\x12F\n" +
 	"\x0efinish_effects\x18\x1f \x01(\v2\x1d.bongsu.node.v1.FinishEffectsH\x00R\rfinishEffects\x12D\n" +
-	"\x0enote_tail_lost\x18  \x01(\v2\x1c.bongsu.node.v1.NoteTailLostH\x00R\fnoteTailLostB\x06\n" +
+	"\x0enote_tail_lost\x18  \x01(\v2\x1c.bongsu.node.v1.NoteTailLostH\x00R\fnoteTailLost\x12F\n" +
+	"\x0eactivate_rules\x18! \x01(\v2\x1d.bongsu.node.v1.ActivateRulesH\x00R\ractivateRulesB\x06\n" +
 	"\x04kind\"\xee\x01\n" +
 	"\x06SignUp\x12\x17\n" +
 	"\auser_id\x18\x01 \x01(\fR\x06userId\x12\x14\n" +
@@ -3016,7 +3088,10 @@ const file_bongsu_node_v1_command_proto_rawDesc = "" +
 	"\vproven_term\x18\x02 \x01(\x04R\n" +
 	"provenTerm\x12!\n" +
 	"\fproven_index\x18\x03 \x01(\x04R\vprovenIndex\x12\x14\n" +
-	"\x05proof\x18\x04 \x01(\tR\x05proof\"\xc4\x02\n" +
+	"\x05proof\x18\x04 \x01(\tR\x05proof\"?\n" +
+	"\rActivateRules\x12\x14\n" +
+	"\x05shard\x18\x01 \x01(\rR\x05shard\x12\x18\n" +
+	"\aversion\x18\x02 \x01(\rR\aversion\"\xc4\x02\n" +
 	"\x05Reply\x124\n" +
 	"\bposition\x18\x01 \x01(\v2\x18.bongsu.edge.v1.PositionR\bposition\x12+\n" +
 	"\x05error\x18\x02 \x01(\v2\x15.bongsu.edge.v1.ErrorR\x05error\x123\n" +
@@ -3136,7 +3211,7 @@ func file_bongsu_node_v1_command_proto_rawDescGZIP() []byte {
 	return file_bongsu_node_v1_command_proto_rawDescData
 }
 
-var file_bongsu_node_v1_command_proto_msgTypes = make([]protoimpl.MessageInfo, 38)
+var file_bongsu_node_v1_command_proto_msgTypes = make([]protoimpl.MessageInfo, 39)
 var file_bongsu_node_v1_command_proto_goTypes = []any{
 	(*Command)(nil),                 // 0: bongsu.node.v1.Command
 	(*SignUp)(nil),                  // 1: bongsu.node.v1.SignUp
@@ -3157,43 +3232,44 @@ var file_bongsu_node_v1_command_proto_goTypes = []any{
 	(*ApplyEffect)(nil),             // 16: bongsu.node.v1.ApplyEffect
 	(*FinishEffects)(nil),           // 17: bongsu.node.v1.FinishEffects
 	(*NoteTailLost)(nil),            // 18: bongsu.node.v1.NoteTailLost
-	(*Reply)(nil),                   // 19: bongsu.node.v1.Reply
-	(*Refresh)(nil),                 // 20: bongsu.node.v1.Refresh
-	(*RevokedDevices)(nil),          // 21: bongsu.node.v1.RevokedDevices
-	(*Query)(nil),                   // 22: bongsu.node.v1.Query
-	(*CredentialQuery)(nil),         // 23: bongsu.node.v1.CredentialQuery
-	(*SessionQuery)(nil),            // 24: bongsu.node.v1.SessionQuery
-	(*DevicesQuery)(nil),            // 25: bongsu.node.v1.DevicesQuery
-	(*RoomQuery)(nil),               // 26: bongsu.node.v1.RoomQuery
-	(*HistoryQuery)(nil),            // 27: bongsu.node.v1.HistoryQuery
-	(*PeopleQuery)(nil),             // 28: bongsu.node.v1.PeopleQuery
-	(*RoomIDsQuery)(nil),            // 29: bongsu.node.v1.RoomIDsQuery
-	(*QueryReply)(nil),              // 30: bongsu.node.v1.QueryReply
-	(*Credential)(nil),              // 31: bongsu.node.v1.Credential
-	(*SessionState)(nil),            // 32: bongsu.node.v1.SessionState
-	(*People)(nil),                  // 33: bongsu.node.v1.People
-	(*LostPositions)(nil),           // 34: bongsu.node.v1.LostPositions
-	(*RoomIDs)(nil),                 // 35: bongsu.node.v1.RoomIDs
-	(*FeedItem)(nil),                // 36: bongsu.node.v1.FeedItem
-	(*People_Person)(nil),           // 37: bongsu.node.v1.People.Person
-	(*v1.Effect)(nil),               // 38: bongsu.journal.v1.Effect
-	(*v11.Position)(nil),            // 39: bongsu.edge.v1.Position
-	(*v11.Error)(nil),               // 40: bongsu.edge.v1.Error
-	(*v11.Message)(nil),             // 41: bongsu.edge.v1.Message
-	(*v11.User)(nil),                // 42: bongsu.edge.v1.User
-	(*v11.GetMeRequest)(nil),        // 43: bongsu.edge.v1.GetMeRequest
-	(*v11.FindRequest)(nil),         // 44: bongsu.edge.v1.FindRequest
-	(*v11.ListFriendsRequest)(nil),  // 45: bongsu.edge.v1.ListFriendsRequest
-	(*v11.ListRoomsRequest)(nil),    // 46: bongsu.edge.v1.ListRoomsRequest
-	(*v11.HelloRequest)(nil),        // 47: bongsu.edge.v1.HelloRequest
-	(*v11.GetMeResponse)(nil),       // 48: bongsu.edge.v1.GetMeResponse
-	(*v11.FindResponse)(nil),        // 49: bongsu.edge.v1.FindResponse
-	(*v11.ListFriendsResponse)(nil), // 50: bongsu.edge.v1.ListFriendsResponse
-	(*v11.ListDevicesResponse)(nil), // 51: bongsu.edge.v1.ListDevicesResponse
-	(*v11.Room)(nil),                // 52: bongsu.edge.v1.Room
-	(*v11.ListRoomsResponse)(nil),   // 53: bongsu.edge.v1.ListRoomsResponse
-	(*v11.ListResponse)(nil),        // 54: bongsu.edge.v1.ListResponse
-	(*v11.Event)(nil),               // 55: bongsu.edge.v1.Event
+	(*ActivateRules)(nil),           // 19: bongsu.node.v1.ActivateRules
+	(*Reply)(nil),                   // 20: bongsu.node.v1.Reply
+	(*Refresh)(nil),                 // 21: bongsu.node.v1.Refresh
+	(*RevokedDevices)(nil),          // 22: bongsu.node.v1.RevokedDevices
+	(*Query)(nil),                   // 23: bongsu.node.v1.Query
+	(*CredentialQuery)(nil),         // 24: bongsu.node.v1.CredentialQuery
+	(*SessionQuery)(nil),            // 25: bongsu.node.v1.SessionQuery
+	(*DevicesQuery)(nil),            // 26: bongsu.node.v1.DevicesQuery
+	(*RoomQuery)(nil),               // 27: bongsu.node.v1.RoomQuery
+	(*HistoryQuery)(nil),            // 28: bongsu.node.v1.HistoryQuery
+	(*PeopleQuery)(nil),             // 29: bongsu.node.v1.PeopleQuery
+	(*RoomIDsQuery)(nil),            // 30: bongsu.node.v1.RoomIDsQuery
+	(*QueryReply)(nil),              // 31: bongsu.node.v1.QueryReply
+	(*Credential)(nil),              // 32: bongsu.node.v1.Credential
+	(*SessionState)(nil),            // 33: bongsu.node.v1.SessionState
+	(*People)(nil),                  // 34: bongsu.node.v1.People
+	(*LostPositions)(nil),           // 35: bongsu.node.v1.LostPositions
+	(*RoomIDs)(nil),                 // 36: bongsu.node.v1.RoomIDs
+	(*FeedItem)(nil),                // 37: bongsu.node.v1.FeedItem
+	(*People_Person)(nil),           // 38: bongsu.node.v1.People.Person
+	(*v1.Effect)(nil),               // 39: bongsu.journal.v1.Effect
+	(*v11.Position)(nil),            // 40: bongsu.edge.v1.Position
+	(*v11.Error)(nil),               // 41: bongsu.edge.v1.Error
+	(*v11.Message)(nil),             // 42: bongsu.edge.v1.Message
+	(*v11.User)(nil),                // 43: bongsu.edge.v1.User
+	(*v11.GetMeRequest)(nil),        // 44: bongsu.edge.v1.GetMeRequest
+	(*v11.FindRequest)(nil),         // 45: bongsu.edge.v1.FindRequest
+	(*v11.ListFriendsRequest)(nil),  // 46: bongsu.edge.v1.ListFriendsRequest
+	(*v11.ListRoomsRequest)(nil),    // 47: bongsu.edge.v1.ListRoomsRequest
+	(*v11.HelloRequest)(nil),        // 48: bongsu.edge.v1.HelloRequest
+	(*v11.GetMeResponse)(nil),       // 49: bongsu.edge.v1.GetMeResponse
+	(*v11.FindResponse)(nil),        // 50: bongsu.edge.v1.FindResponse
+	(*v11.ListFriendsResponse)(nil), // 51: bongsu.edge.v1.ListFriendsResponse
+	(*v11.ListDevicesResponse)(nil), // 52: bongsu.edge.v1.ListDevicesResponse
+	(*v11.Room)(nil),                // 53: bongsu.edge.v1.Room
+	(*v11.ListRoomsResponse)(nil),   // 54: bongsu.edge.v1.ListRoomsResponse
+	(*v11.ListResponse)(nil),        // 55: bongsu.edge.v1.ListResponse
+	(*v11.Event)(nil),               // 56: bongsu.edge.v1.Event
 }
 var file_bongsu_node_v1_command_proto_depIdxs = []int32{
 	1,  // 0: bongsu.node.v1.Command.sign_up:type_name -> bongsu.node.v1.SignUp
@@ -3214,48 +3290,49 @@ var file_bongsu_node_v1_command_proto_depIdxs = []int32{
 	16, // 15: bongsu.node.v1.Command.apply_effect:type_name -> bongsu.node.v1.ApplyEffect
 	17, // 16: bongsu.node.v1.Command.finish_effects:type_name -> bongsu.node.v1.FinishEffects
 	18, // 17: bongsu.node.v1.Command.note_tail_lost:type_name -> bongsu.node.v1.NoteTailLost
-	38, // 18: bongsu.node.v1.ApplyEffect.effect:type_name -> bongsu.journal.v1.Effect
-	39, // 19: bongsu.node.v1.Reply.position:type_name -> bongsu.edge.v1.Position
-	40, // 20: bongsu.node.v1.Reply.error:type_name -> bongsu.edge.v1.Error
-	41, // 21: bongsu.node.v1.Reply.message:type_name -> bongsu.edge.v1.Message
-	20, // 22: bongsu.node.v1.Reply.refresh:type_name -> bongsu.node.v1.Refresh
-	42, // 23: bongsu.node.v1.Reply.user:type_name -> bongsu.edge.v1.User
-	21, // 24: bongsu.node.v1.Reply.revoked:type_name -> bongsu.node.v1.RevokedDevices
-	39, // 25: bongsu.node.v1.Query.at_least:type_name -> bongsu.edge.v1.Position
-	23, // 26: bongsu.node.v1.Query.credential:type_name -> bongsu.node.v1.CredentialQuery
-	24, // 27: bongsu.node.v1.Query.session:type_name -> bongsu.node.v1.SessionQuery
-	43, // 28: bongsu.node.v1.Query.get_me:type_name -> bongsu.edge.v1.GetMeRequest
-	44, // 29: bongsu.node.v1.Query.find:type_name -> bongsu.edge.v1.FindRequest
-	45, // 30: bongsu.node.v1.Query.list_friends:type_name -> bongsu.edge.v1.ListFriendsRequest
-	25, // 31: bongsu.node.v1.Query.devices:type_name -> bongsu.node.v1.DevicesQuery
-	26, // 32: bongsu.node.v1.Query.room:type_name -> bongsu.node.v1.RoomQuery
-	46, // 33: bongsu.node.v1.Query.list_rooms:type_name -> bongsu.edge.v1.ListRoomsRequest
-	27, // 34: bongsu.node.v1.Query.history:type_name -> bongsu.node.v1.HistoryQuery
-	28, // 35: bongsu.node.v1.Query.people:type_name -> bongsu.node.v1.PeopleQuery
-	47, // 36: bongsu.node.v1.Query.positions:type_name -> bongsu.edge.v1.HelloRequest
-	29, // 37: bongsu.node.v1.Query.room_ids:type_name -> bongsu.node.v1.RoomIDsQuery
-	40, // 38: bongsu.node.v1.QueryReply.error:type_name -> bongsu.edge.v1.Error
-	31, // 39: bongsu.node.v1.QueryReply.credential:type_name -> bongsu.node.v1.Credential
-	32, // 40: bongsu.node.v1.QueryReply.session:type_name -> bongsu.node.v1.SessionState
-	48, // 41: bongsu.node.v1.QueryReply.get_me:type_name -> bongsu.edge.v1.GetMeResponse
-	49, // 42: bongsu.node.v1.QueryReply.find:type_name -> bongsu.edge.v1.FindResponse
-	50, // 43: bongsu.node.v1.QueryReply.list_friends:type_name -> bongsu.edge.v1.ListFriendsResponse
-	51, // 44: bongsu.node.v1.QueryReply.devices:type_name -> bongsu.edge.v1.ListDevicesResponse
-	52, // 45: bongsu.node.v1.QueryReply.room:type_name -> bongsu.edge.v1.Room
-	53, // 46: bongsu.node.v1.QueryReply.list_rooms:type_name -> bongsu.edge.v1.ListRoomsResponse
-	54, // 47: bongsu.node.v1.QueryReply.history:type_name -> bongsu.edge.v1.ListResponse
-	33, // 48: bongsu.node.v1.QueryReply.people:type_name -> bongsu.node.v1.People
-	34, // 49: bongsu.node.v1.QueryReply.lost:type_name -> bongsu.node.v1.LostPositions
-	35, // 50: bongsu.node.v1.QueryReply.room_ids:type_name -> bongsu.node.v1.RoomIDs
-	37, // 51: bongsu.node.v1.People.people:type_name -> bongsu.node.v1.People.Person
-	39, // 52: bongsu.node.v1.LostPositions.lost:type_name -> bongsu.edge.v1.Position
-	55, // 53: bongsu.node.v1.FeedItem.event:type_name -> bongsu.edge.v1.Event
-	42, // 54: bongsu.node.v1.People.Person.user:type_name -> bongsu.edge.v1.User
-	55, // [55:55] is the sub-list for method output_type
-	55, // [55:55] is the sub-list for method input_type
-	55, // [55:55] is the sub-list for extension type_name
-	55, // [55:55] is the sub-list for extension extendee
-	0,  // [0:55] is the sub-list for field type_name
+	19, // 18: bongsu.node.v1.Command.activate_rules:type_name -> bongsu.node.v1.ActivateRules
+	39, // 19: bongsu.node.v1.ApplyEffect.effect:type_name -> bongsu.journal.v1.Effect
+	40, // 20: bongsu.node.v1.Reply.position:type_name -> bongsu.edge.v1.Position
+	41, // 21: bongsu.node.v1.Reply.error:type_name -> bongsu.edge.v1.Error
+	42, // 22: bongsu.node.v1.Reply.message:type_name -> bongsu.edge.v1.Message
+	21, // 23: bongsu.node.v1.Reply.refresh:type_name -> bongsu.node.v1.Refresh
+	43, // 24: bongsu.node.v1.Reply.user:type_name -> bongsu.edge.v1.User
+	22, // 25: bongsu.node.v1.Reply.revoked:type_name -> bongsu.node.v1.RevokedDevices
+	40, // 26: bongsu.node.v1.Query.at_least:type_name -> bongsu.edge.v1.Position
+	24, // 27: bongsu.node.v1.Query.credential:type_name -> bongsu.node.v1.CredentialQuery
+	25, // 28: bongsu.node.v1.Query.session:type_name -> bongsu.node.v1.SessionQuery
+	44, // 29: bongsu.node.v1.Query.get_me:type_name -> bongsu.edge.v1.GetMeRequest
+	45, // 30: bongsu.node.v1.Query.find:type_name -> bongsu.edge.v1.FindRequest
+	46, // 31: bongsu.node.v1.Query.list_friends:type_name -> bongsu.edge.v1.ListFriendsRequest
+	26, // 32: bongsu.node.v1.Query.devices:type_name -> bongsu.node.v1.DevicesQuery
+	27, // 33: bongsu.node.v1.Query.room:type_name -> bongsu.node.v1.RoomQuery
+	47, // 34: bongsu.node.v1.Query.list_rooms:type_name -> bongsu.edge.v1.ListRoomsRequest
+	28, // 35: bongsu.node.v1.Query.history:type_name -> bongsu.node.v1.HistoryQuery
+	29, // 36: bongsu.node.v1.Query.people:type_name -> bongsu.node.v1.PeopleQuery
+	48, // 37: bongsu.node.v1.Query.positions:type_name -> bongsu.edge.v1.HelloRequest
+	30, // 38: bongsu.node.v1.Query.room_ids:type_name -> bongsu.node.v1.RoomIDsQuery
+	41, // 39: bongsu.node.v1.QueryReply.error:type_name -> bongsu.edge.v1.Error
+	32, // 40: bongsu.node.v1.QueryReply.credential:type_name -> bongsu.node.v1.Credential
+	33, // 41: bongsu.node.v1.QueryReply.session:type_name -> bongsu.node.v1.SessionState
+	49, // 42: bongsu.node.v1.QueryReply.get_me:type_name -> bongsu.edge.v1.GetMeResponse
+	50, // 43: bongsu.node.v1.QueryReply.find:type_name -> bongsu.edge.v1.FindResponse
+	51, // 44: bongsu.node.v1.QueryReply.list_friends:type_name -> bongsu.edge.v1.ListFriendsResponse
+	52, // 45: bongsu.node.v1.QueryReply.devices:type_name -> bongsu.edge.v1.ListDevicesResponse
+	53, // 46: bongsu.node.v1.QueryReply.room:type_name -> bongsu.edge.v1.Room
+	54, // 47: bongsu.node.v1.QueryReply.list_rooms:type_name -> bongsu.edge.v1.ListRoomsResponse
+	55, // 48: bongsu.node.v1.QueryReply.history:type_name -> bongsu.edge.v1.ListResponse
+	34, // 49: bongsu.node.v1.QueryReply.people:type_name -> bongsu.node.v1.People
+	35, // 50: bongsu.node.v1.QueryReply.lost:type_name -> bongsu.node.v1.LostPositions
+	36, // 51: bongsu.node.v1.QueryReply.room_ids:type_name -> bongsu.node.v1.RoomIDs
+	38, // 52: bongsu.node.v1.People.people:type_name -> bongsu.node.v1.People.Person
+	40, // 53: bongsu.node.v1.LostPositions.lost:type_name -> bongsu.edge.v1.Position
+	56, // 54: bongsu.node.v1.FeedItem.event:type_name -> bongsu.edge.v1.Event
+	43, // 55: bongsu.node.v1.People.Person.user:type_name -> bongsu.edge.v1.User
+	56, // [56:56] is the sub-list for method output_type
+	56, // [56:56] is the sub-list for method input_type
+	56, // [56:56] is the sub-list for extension type_name
+	56, // [56:56] is the sub-list for extension extendee
+	0,  // [0:56] is the sub-list for field type_name
 }
 
 func init() { file_bongsu_node_v1_command_proto_init() }
@@ -3282,14 +3359,15 @@ func file_bongsu_node_v1_command_proto_init() {
 		(*Command_ApplyEffect)(nil),
 		(*Command_FinishEffects)(nil),
 		(*Command_NoteTailLost)(nil),
+		(*Command_ActivateRules)(nil),
 	}
-	file_bongsu_node_v1_command_proto_msgTypes[19].OneofWrappers = []any{
+	file_bongsu_node_v1_command_proto_msgTypes[20].OneofWrappers = []any{
 		(*Reply_Message)(nil),
 		(*Reply_Refresh)(nil),
 		(*Reply_User)(nil),
 		(*Reply_Revoked)(nil),
 	}
-	file_bongsu_node_v1_command_proto_msgTypes[22].OneofWrappers = []any{
+	file_bongsu_node_v1_command_proto_msgTypes[23].OneofWrappers = []any{
 		(*Query_Credential)(nil),
 		(*Query_Session)(nil),
 		(*Query_GetMe)(nil),
@@ -3303,8 +3381,8 @@ func file_bongsu_node_v1_command_proto_init() {
 		(*Query_Positions)(nil),
 		(*Query_RoomIds)(nil),
 	}
-	file_bongsu_node_v1_command_proto_msgTypes[27].OneofWrappers = []any{}
-	file_bongsu_node_v1_command_proto_msgTypes[30].OneofWrappers = []any{
+	file_bongsu_node_v1_command_proto_msgTypes[28].OneofWrappers = []any{}
+	file_bongsu_node_v1_command_proto_msgTypes[31].OneofWrappers = []any{
 		(*QueryReply_Credential)(nil),
 		(*QueryReply_Session)(nil),
 		(*QueryReply_GetMe)(nil),
@@ -3324,7 +3402,7 @@ func file_bongsu_node_v1_command_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_bongsu_node_v1_command_proto_rawDesc), len(file_bongsu_node_v1_command_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   38,
+			NumMessages:   39,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

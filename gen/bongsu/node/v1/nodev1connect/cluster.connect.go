@@ -60,6 +60,15 @@ const (
 	// ClusterServiceChangeMemberProcedure is the fully-qualified name of the ClusterService's
 	// ChangeMember RPC.
 	ClusterServiceChangeMemberProcedure = "/bongsu.node.v1.ClusterService/ChangeMember"
+	// ClusterServiceDigestViewProcedure is the fully-qualified name of the ClusterService's DigestView
+	// RPC.
+	ClusterServiceDigestViewProcedure = "/bongsu.node.v1.ClusterService/DigestView"
+	// ClusterServiceRenewViewProcedure is the fully-qualified name of the ClusterService's RenewView
+	// RPC.
+	ClusterServiceRenewViewProcedure = "/bongsu.node.v1.ClusterService/RenewView"
+	// ClusterServiceActivateRulesProcedure is the fully-qualified name of the ClusterService's
+	// ActivateRules RPC.
+	ClusterServiceActivateRulesProcedure = "/bongsu.node.v1.ClusterService/ActivateRules"
 )
 
 // ClusterServiceClient is a client for the bongsu.node.v1.ClusterService service.
@@ -85,6 +94,14 @@ type ClusterServiceClient interface {
 	// ChangeMember makes one membership change of one shard; it must be asked of
 	// the shard's leader.
 	ChangeMember(context.Context, *connect.Request[v1.ChangeMemberRequest]) (*connect.Response[v1.ChangeMemberResponse], error)
+	// DigestView hashes what a node's view of a shard holds at a position.
+	DigestView(context.Context, *connect.Request[v1.DigestViewRequest]) (*connect.Response[v1.DigestViewResponse], error)
+	// RenewView has a node set its view aside and make it again: it differs from
+	// what most replicas hold at the same position.
+	RenewView(context.Context, *connect.Request[v1.RenewViewRequest]) (*connect.Response[v1.RenewViewResponse], error)
+	// ActivateRules ends an upgrade: every shard decides by the newest rules that
+	// all nodes know. From then on no older release can take part.
+	ActivateRules(context.Context, *connect.Request[v1.ActivateRulesRequest]) (*connect.Response[v1.ActivateRulesResponse], error)
 }
 
 // NewClusterServiceClient constructs a client for the bongsu.node.v1.ClusterService service. By
@@ -152,6 +169,24 @@ func NewClusterServiceClient(httpClient connect.HTTPClient, baseURL string, opts
 			connect.WithSchema(clusterServiceMethods.ByName("ChangeMember")),
 			connect.WithClientOptions(opts...),
 		),
+		digestView: connect.NewClient[v1.DigestViewRequest, v1.DigestViewResponse](
+			httpClient,
+			baseURL+ClusterServiceDigestViewProcedure,
+			connect.WithSchema(clusterServiceMethods.ByName("DigestView")),
+			connect.WithClientOptions(opts...),
+		),
+		renewView: connect.NewClient[v1.RenewViewRequest, v1.RenewViewResponse](
+			httpClient,
+			baseURL+ClusterServiceRenewViewProcedure,
+			connect.WithSchema(clusterServiceMethods.ByName("RenewView")),
+			connect.WithClientOptions(opts...),
+		),
+		activateRules: connect.NewClient[v1.ActivateRulesRequest, v1.ActivateRulesResponse](
+			httpClient,
+			baseURL+ClusterServiceActivateRulesProcedure,
+			connect.WithSchema(clusterServiceMethods.ByName("ActivateRules")),
+			connect.WithClientOptions(opts...),
+		),
 	}
 }
 
@@ -166,6 +201,9 @@ type clusterServiceClient struct {
 	removeNode    *connect.Client[v1.RemoveNodeRequest, v1.Progress]
 	transferShard *connect.Client[v1.TransferShardRequest, v1.TransferShardResponse]
 	changeMember  *connect.Client[v1.ChangeMemberRequest, v1.ChangeMemberResponse]
+	digestView    *connect.Client[v1.DigestViewRequest, v1.DigestViewResponse]
+	renewView     *connect.Client[v1.RenewViewRequest, v1.RenewViewResponse]
+	activateRules *connect.Client[v1.ActivateRulesRequest, v1.ActivateRulesResponse]
 }
 
 // Join calls bongsu.node.v1.ClusterService.Join.
@@ -213,6 +251,21 @@ func (c *clusterServiceClient) ChangeMember(ctx context.Context, req *connect.Re
 	return c.changeMember.CallUnary(ctx, req)
 }
 
+// DigestView calls bongsu.node.v1.ClusterService.DigestView.
+func (c *clusterServiceClient) DigestView(ctx context.Context, req *connect.Request[v1.DigestViewRequest]) (*connect.Response[v1.DigestViewResponse], error) {
+	return c.digestView.CallUnary(ctx, req)
+}
+
+// RenewView calls bongsu.node.v1.ClusterService.RenewView.
+func (c *clusterServiceClient) RenewView(ctx context.Context, req *connect.Request[v1.RenewViewRequest]) (*connect.Response[v1.RenewViewResponse], error) {
+	return c.renewView.CallUnary(ctx, req)
+}
+
+// ActivateRules calls bongsu.node.v1.ClusterService.ActivateRules.
+func (c *clusterServiceClient) ActivateRules(ctx context.Context, req *connect.Request[v1.ActivateRulesRequest]) (*connect.Response[v1.ActivateRulesResponse], error) {
+	return c.activateRules.CallUnary(ctx, req)
+}
+
 // ClusterServiceHandler is an implementation of the bongsu.node.v1.ClusterService service.
 type ClusterServiceHandler interface {
 	// Join lets a new, empty node in: it learns what it needs to make its stores,
@@ -236,6 +289,14 @@ type ClusterServiceHandler interface {
 	// ChangeMember makes one membership change of one shard; it must be asked of
 	// the shard's leader.
 	ChangeMember(context.Context, *connect.Request[v1.ChangeMemberRequest]) (*connect.Response[v1.ChangeMemberResponse], error)
+	// DigestView hashes what a node's view of a shard holds at a position.
+	DigestView(context.Context, *connect.Request[v1.DigestViewRequest]) (*connect.Response[v1.DigestViewResponse], error)
+	// RenewView has a node set its view aside and make it again: it differs from
+	// what most replicas hold at the same position.
+	RenewView(context.Context, *connect.Request[v1.RenewViewRequest]) (*connect.Response[v1.RenewViewResponse], error)
+	// ActivateRules ends an upgrade: every shard decides by the newest rules that
+	// all nodes know. From then on no older release can take part.
+	ActivateRules(context.Context, *connect.Request[v1.ActivateRulesRequest]) (*connect.Response[v1.ActivateRulesResponse], error)
 }
 
 // NewClusterServiceHandler builds an HTTP handler from the service implementation. It returns the
@@ -299,6 +360,24 @@ func NewClusterServiceHandler(svc ClusterServiceHandler, opts ...connect.Handler
 		connect.WithSchema(clusterServiceMethods.ByName("ChangeMember")),
 		connect.WithHandlerOptions(opts...),
 	)
+	clusterServiceDigestViewHandler := connect.NewUnaryHandler(
+		ClusterServiceDigestViewProcedure,
+		svc.DigestView,
+		connect.WithSchema(clusterServiceMethods.ByName("DigestView")),
+		connect.WithHandlerOptions(opts...),
+	)
+	clusterServiceRenewViewHandler := connect.NewUnaryHandler(
+		ClusterServiceRenewViewProcedure,
+		svc.RenewView,
+		connect.WithSchema(clusterServiceMethods.ByName("RenewView")),
+		connect.WithHandlerOptions(opts...),
+	)
+	clusterServiceActivateRulesHandler := connect.NewUnaryHandler(
+		ClusterServiceActivateRulesProcedure,
+		svc.ActivateRules,
+		connect.WithSchema(clusterServiceMethods.ByName("ActivateRules")),
+		connect.WithHandlerOptions(opts...),
+	)
 	return "/bongsu.node.v1.ClusterService/", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch r.URL.Path {
 		case ClusterServiceJoinProcedure:
@@ -319,6 +398,12 @@ func NewClusterServiceHandler(svc ClusterServiceHandler, opts ...connect.Handler
 			clusterServiceTransferShardHandler.ServeHTTP(w, r)
 		case ClusterServiceChangeMemberProcedure:
 			clusterServiceChangeMemberHandler.ServeHTTP(w, r)
+		case ClusterServiceDigestViewProcedure:
+			clusterServiceDigestViewHandler.ServeHTTP(w, r)
+		case ClusterServiceRenewViewProcedure:
+			clusterServiceRenewViewHandler.ServeHTTP(w, r)
+		case ClusterServiceActivateRulesProcedure:
+			clusterServiceActivateRulesHandler.ServeHTTP(w, r)
 		default:
 			http.NotFound(w, r)
 		}
@@ -362,4 +447,16 @@ func (UnimplementedClusterServiceHandler) TransferShard(context.Context, *connec
 
 func (UnimplementedClusterServiceHandler) ChangeMember(context.Context, *connect.Request[v1.ChangeMemberRequest]) (*connect.Response[v1.ChangeMemberResponse], error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("bongsu.node.v1.ClusterService.ChangeMember is not implemented"))
+}
+
+func (UnimplementedClusterServiceHandler) DigestView(context.Context, *connect.Request[v1.DigestViewRequest]) (*connect.Response[v1.DigestViewResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("bongsu.node.v1.ClusterService.DigestView is not implemented"))
+}
+
+func (UnimplementedClusterServiceHandler) RenewView(context.Context, *connect.Request[v1.RenewViewRequest]) (*connect.Response[v1.RenewViewResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("bongsu.node.v1.ClusterService.RenewView is not implemented"))
+}
+
+func (UnimplementedClusterServiceHandler) ActivateRules(context.Context, *connect.Request[v1.ActivateRulesRequest]) (*connect.Response[v1.ActivateRulesResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("bongsu.node.v1.ClusterService.ActivateRules is not implemented"))
 }

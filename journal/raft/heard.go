@@ -1,45 +1,11 @@
 package raft
 
 import (
-	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/bongsu-im/bongsu/journal"
 )
-
-// bell tells any number of waiters that something has happened; what, they look
-// up themselves.
-type bell struct {
-	mu sync.Mutex
-	ch chan struct{}
-}
-
-// next returns a channel that is closed at the next ring.
-func (b *bell) next() <-chan struct{} {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if b.ch == nil {
-		b.ch = make(chan struct{})
-	}
-	return b.ch
-}
-
-// ring costs nothing while nobody waits.
-func (b *bell) ring() {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if b.ch != nil {
-		close(b.ch)
-		b.ch = nil
-	}
-}
-
-// Watch returns a channel that is closed when next, for any shard, it changes who
-// leads it as far as this node knows, in which term, whether a lease can be had
-// here, or whether this node has a part in it at all. To miss nothing, take the
-// channel first and look then.
-func (j *Journal) Watch() <-chan struct{} { return j.changes.next() }
 
 // word is when a leader was last heard of, for readers outside the loop.
 //

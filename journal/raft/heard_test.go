@@ -4,8 +4,6 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
-
-	"github.com/bongsu-im/bongsu/journal"
 )
 
 // others are the members but one.
@@ -104,50 +102,6 @@ func TestHeardWhileBehind(t *testing.T) {
 		if ago() != 0 {
 			t.Errorf("with all of it: %v ago", ago())
 		}
-	})
-}
-
-// TestWatch: everybody who watches is woken by a change of leader, and by nothing
-// in quiet times.
-func TestWatch(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		c := newCluster(t, 3, 2, 1)
-		for shard := range journal.ShardID(2) {
-			c.leader(shard)
-		}
-		<-time.After(time.Second)
-		leader, lease := c.leader(1)
-		quiet := map[*member]<-chan struct{}{}
-		for _, m := range c.members {
-			quiet[m] = m.j.Watch()
-		}
-		mustAppend(t, leader.log(1), lease, "x")
-		<-time.After(time.Minute)
-		for m, ch := range quiet {
-			select {
-			case <-ch:
-				t.Errorf("node %d woke its watchers for nothing", m.id)
-			default:
-			}
-		}
-		if err := leader.j.TransferLeadership(t.Context(), 1, 0); err != nil {
-			t.Fatal(err)
-		}
-		for m, woken := range quiet {
-			<-woken
-			for next := m.j.Watch(); ; next = m.j.Watch() { // take it first, then look
-				if who, term := m.j.Leader(1); who != 0 && who != leader.id && term > lease.Term {
-					break
-				}
-				<-next
-			}
-		}
-		// A lease that can be had is news as well.
-		owner, _ := c.leader(1)
-		ch := owner.j.Watch()
-		owner.j.store.trip(errBroken)
-		<-ch
-		<-owner.j.groups[1].stopped
 	})
 }
 
