@@ -161,8 +161,9 @@ func (ch *changer) add(ctx context.Context, name string) error {
 	if err != nil {
 		return err
 	}
-	steps := placement.Plan(ch.nodes(r, 0, node), r.voters, placement.Replicas)
-	return ch.follow(ctx, r, steps, 0)
+	return ch.settle(ctx, r, func(r *replicas) []placement.Step {
+		return placement.Plan(ch.nodes(r, 0, node), r.voters, placement.Replicas)
+	})
 }
 
 func (ch *changer) replace(ctx context.Context, req *nodev1.ReplaceNodeRequest) error {
@@ -246,17 +247,90 @@ func (ch *changer) remove(ctx context.Context, name string) error {
 	if len(others) == 0 {
 		return fmt.Errorf("node %s is the last one", name)
 	}
-	steps := placement.Plan(others, r.voters, placement.Replicas)
-	for shard := range r.voters {
-		moved := slices.ContainsFunc(steps, func(s placement.Step) bool { return s.Shard == shard && s.From == node })
-		if slices.Contains(r.of(shard), node) && !moved {
-			steps = append(steps, placement.Step{Shard: shard, From: node})
+	err = ch.settle(ctx, r, func(r *replicas) []placement.Step {
+		steps := placement.Plan(ch.nodes(r, node), r.voters, placement.Replicas)
+		for shard := range r.voters {
+			moved := slices.ContainsFunc(steps, func(s placement.Step) bool { return s.Shard == shard && s.From == node })
+			if slices.Contains(r.of(shard), node) && !moved {
+				steps = append(steps, placement.Step{Shard: shard, From: node})
+			}
 		}
-	}
-	if err := ch.follow(ctx, r, steps, 0); err != nil {
+		return steps
+	})
+	if err != nil {
 		return err
 	}
 	return ch.c.roster.Remove(node)
+}
+
+// settle carries out what plan makes of who holds what. A node is not taken back
+// into a shard that it was removed from: it comes back as a new member first, and
+// the plan is made again.
+func (ch *changer) settle(ctx context.Context, r *replicas, plan func(*replicas) []placement.Step) error {
+	for {
+		err := ch.follow(ctx, r, plan(r), 0)
+		var used *usedNodeError
+		if !errors.As(err, &used) {
+			return err
+		}
+		if err := ch.renew(ctx, used.node); err != nil {
+			return err
+		}
+		if r, err = ch.look(ctx); err == nil {
+			err = ch.whole(r)
+		}
+		if err != nil {
+			return err
+		}
+		ch.done = 0
+	}
+}
+
+// usedNodeError: the node was removed from the shard that it shall hold.
+type usedNodeError struct {
+	node  uint64
+	cause error
+}
+
+func (e *usedNodeError) Error() string { return e.cause.Error() }
+func (e *usedNodeError) Unwrap() error { return e.cause }
+
+// renew has a node come back as a new member in its own place, and waits for that.
+// All that it holds is copied to it once more; until then its shards have one
+// replica less.
+func (ch *changer) renew(ctx context.Context, node uint64) error {
+	name := ch.c.nameOf(node)
+	if err := ch.say("%s has held some of what it is to get: it comes back as a new member first", name); err != nil {
+		return err
+	}
+	if node == ch.c.self {
+		ch.c.core.beginAnew("asked by a change of the cluster")
+		return fmt.Errorf("%s, which you have asked, comes back as a new member: ask again, best another node, when the cluster is whole", name)
+	}
+	if _, err := ch.c.serviceOf(node).BeginAnew(ctx, connect.NewRequest(&nodev1.BeginAnewRequest{Why: "asked by a change of the cluster"})); err != nil {
+		return fmt.Errorf("have %s come back as a new member: %w", name, err)
+	}
+	for last := ""; ; {
+		r, err := ch.look(ctx)
+		if err == nil && !r.has(node) {
+			if err = ch.whole(r); err == nil {
+				return ch.say("%s is back", name)
+			}
+		}
+		said := "its place is being taken"
+		if err != nil {
+			said = oneLine(err)
+		}
+		if said != last {
+			last = said
+			if err := ch.say("waiting for %s: %s", name, said); err != nil {
+				return err
+			}
+		}
+		if err := wait(ctx, 4*changePause); err != nil {
+			return fmt.Errorf("%s has not come back: %w", name, err)
+		}
+	}
 }
 
 // follow carries out steps; lost is the node that is not waited for.
@@ -297,6 +371,9 @@ func (ch *changer) step(ctx context.Context, r *replicas, s placement.Step, lost
 	}
 	if !slices.Contains(r.learners[s.Shard], s.To) && !slices.Contains(r.voters[s.Shard], s.To) {
 		err := ch.ask(ctx, &nodev1.ChangeMemberRequest{Shard: uint32(s.Shard), Change: nodev1.ChangeMemberRequest_CHANGE_ADD_LEARNER, Node: s.To, Instead: lost}, stepWait)
+		if connect.CodeOf(err) == connect.CodeAlreadyExists {
+			return &usedNodeError{node: s.To, cause: err}
+		}
 		if err != nil {
 			return fmt.Errorf("add node %s to shard %d: %w", ch.c.nameOf(s.To), s.Shard, err)
 		}

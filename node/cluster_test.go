@@ -23,6 +23,7 @@ import (
 	"github.com/bongsu-im/bongsu/internal/id"
 	"github.com/bongsu-im/bongsu/internal/mtls"
 	"github.com/bongsu-im/bongsu/node"
+	"github.com/bongsu-im/bongsu/view"
 )
 
 // nodes is a cluster in this process, over TLS on loopback, each node with a
@@ -35,6 +36,7 @@ type nodes struct {
 	// backup of nodes that are started from now on.
 	backup node.BackupConfig
 	disks  map[string]*durable.Faulty // of nodes that have one which can fail
+	scrub  time.Duration              // of nodes that are started from now on; 0: as usual
 }
 
 func newNodes(t *testing.T, names ...string) *nodes {
@@ -71,7 +73,7 @@ func (c *nodes) begin(name, door string, shards int) *running {
 	c.t.Helper()
 	cfg := node.Config{
 		Data: filepath.Join(c.dir, name), Listen: "127.0.0.1:0", Shards: shards, DrainTimeout: 2 * time.Second,
-		Logger: testLogger(c.t, name), Backup: c.backup,
+		Logger: testLogger(c.t, name), Backup: c.backup, ScrubEvery: c.scrub,
 		Cluster: &node.ClusterConfig{
 			Certs: filepath.Join(c.dir, "certs", name), Zone: name, Listen: c.peers[name],
 		},
@@ -347,6 +349,148 @@ func TestADamagedNodeMendsItself(t *testing.T) {
 	reader := signIn(t, n2.URL(), "ben")
 	if got := list(t, reader, room.GetRoomId()); len(got) != 1 {
 		t.Fatalf("n2 shows %d messages", len(got))
+	}
+}
+
+// TestAFourthNodeLeavesAgain: what it held goes back to nodes that had given it
+// away, which come back as new members for that, one at a time.
+func TestAFourthNodeLeavesAgain(t *testing.T) {
+	c := newNodes(t, "n1", "n2", "n3", "n4")
+	c.start("n1", "", 4)
+	for _, name := range []string{"n2", "n3", "n4"} {
+		c.begin(name, "n1", 4)
+		c.add("n1", name)
+	}
+	ann, ben := join(t, c.run["n1"].URL(), "ann"), join(t, c.run["n1"].URL(), "ben")
+	room, err := ann.OpenDirect(t.Context(), ben.UserID())
+	if err != nil {
+		t.Fatal(err)
+	}
+	say(t, ann, room.GetRoomId(), "one")
+	op := c.operator("n4") // it does not have to come back
+	eventually(t, "remove n4", func() error {
+		return op.Remove(t.Context(), "n4", func(p *nodev1.Progress) { t.Log(p.GetText()) })
+	})
+	eventually(t, "three of each without n4", func() error {
+		state, err := c.operator("n2").Status(t.Context())
+		if err != nil {
+			return err
+		}
+		for _, n := range state.GetNodes() {
+			if n.GetMember().GetName() == "n4" {
+				return errors.New("n4 is still a member")
+			}
+		}
+		return replicated(state, 3)
+	})
+	for _, name := range []string{"n1", "n2", "n3"} {
+		eventually(t, name+" has everything", func() error {
+			r, err := http.Get(c.run[name].URL() + "/readyz")
+			if err != nil {
+				return err
+			}
+			defer r.Body.Close()
+			if r.StatusCode != http.StatusOK {
+				return errors.New(r.Status)
+			}
+			return nil
+		})
+		if got := list(t, signIn(t, c.run[name].URL(), "ben"), room.GetRoomId()); len(got) != 1 {
+			t.Fatalf("%s shows %d messages", name, len(got))
+		}
+	}
+}
+
+// TestAViewThatDiffersIsMadeAgain: a replica whose view holds something else than
+// the others' at the same position is found by the scrub, and makes its view again.
+func TestAViewThatDiffersIsMadeAgain(t *testing.T) {
+	c := newNodes(t, "n1", "n2", "n3")
+	c.start("n1", "", 2)
+	for _, name := range []string{"n2", "n3"} {
+		c.begin(name, "n1", 2)
+		c.add("n1", name)
+	}
+	ann, ben := join(t, c.run["n1"].URL(), "ann"), join(t, c.run["n1"].URL(), "ben")
+	room, err := ann.OpenDirect(t.Context(), ben.UserID())
+	if err != nil {
+		t.Fatal(err)
+	}
+	say(t, ann, room.GetRoomId(), "one")
+	if err := c.run["n3"].stop(); err != nil {
+		t.Fatal(err)
+	}
+	dir := filepath.Join(c.dir, "n3", "view")
+	open := func() *view.Store {
+		store, err := view.Open(view.Config{Dir: dir, Shards: 2, Layout: 1})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return store
+	}
+	store := open()
+	marks := store.Marks()
+	if err := errors.Join(store.Close(), os.RemoveAll(dir)); err != nil {
+		t.Fatal(err)
+	}
+	store = open() // it stands where the old one did, and holds something else
+	for n, mark := range marks {
+		stage, err := store.Shard(n).Stage()
+		if err != nil {
+			t.Fatal(err)
+		}
+		stage.SetNote("what no record says", []byte("x"))
+		if err := stage.Commit(mark); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := store.Close(); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"n1", "n2"} { // they scrub often from now on
+		if err := c.run[name].stop(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	c.scrub = 500 * time.Millisecond
+	for _, name := range []string{"n1", "n2", "n3"} {
+		c.begin(name, "", 2)
+	}
+	eventually(t, "the view of n3 set aside", func() error {
+		names, err := os.ReadDir(filepath.Join(c.dir, "n3"))
+		if err != nil {
+			return err
+		}
+		for _, e := range names {
+			if strings.HasPrefix(e.Name(), "view.damaged-") {
+				return nil
+			}
+		}
+		return errors.New("not yet")
+	})
+	for _, name := range []string{"n1", "n2"} {
+		names, err := os.ReadDir(filepath.Join(c.dir, name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, e := range names {
+			if strings.Contains(e.Name(), "damaged") {
+				t.Errorf("%s has set %s aside", name, e.Name())
+			}
+		}
+	}
+	eventually(t, "n3 shows the message", func() error {
+		r, err := http.Get(c.run["n3"].URL() + "/readyz")
+		if err != nil {
+			return err
+		}
+		defer r.Body.Close()
+		if r.StatusCode != http.StatusOK {
+			return errors.New(r.Status)
+		}
+		return nil
+	})
+	if got := list(t, signIn(t, c.run["n3"].URL(), "ben"), room.GetRoomId()); len(got) != 1 {
+		t.Fatalf("n3 shows %d messages", len(got))
 	}
 }
 

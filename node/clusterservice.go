@@ -226,7 +226,8 @@ func (c *cluster) madeBefore(ctx context.Context, shard journal.ShardID, r *node
 }
 
 // changeError keeps apart what may be tried again at once (unavailable), what
-// the cluster's condition forbids, and what is wrong for good.
+// the cluster's condition forbids, what the node's past forbids (already
+// exists), and what is wrong for good.
 func changeError(err error) error {
 	var notLeader *raft.NotLeaderError
 	var notWhole *raft.NotWholeError
@@ -237,7 +238,9 @@ func changeError(err error) error {
 		return connect.NewError(connect.CodeUnavailable, err)
 	case errors.As(err, &notWhole):
 		return connect.NewError(connect.CodeFailedPrecondition, err)
-	case errors.Is(err, raft.ErrUsedNode), errors.Is(err, raft.ErrNotMember):
+	case errors.Is(err, raft.ErrUsedNode):
+		return connect.NewError(connect.CodeAlreadyExists, err)
+	case errors.Is(err, raft.ErrNotMember):
 		return connect.NewError(connect.CodeInvalidArgument, err)
 	}
 	return connect.NewError(connect.CodeInternal, err)

@@ -11,7 +11,7 @@ import (
 
 // maxSublevels is how many overlapping sublevels of tables a flush tolerates
 // before it waits for compactions: each costs every read a look.
-const maxSublevels = 20
+const maxSublevels = 26
 
 // Run flushes every FlushEvery, and as soon as FlushBytes are waiting, until
 // ctx ends (nil) or the store fences (the *FencedError). One Run a store.

@@ -52,10 +52,10 @@ type Config struct {
 	Layout uint32
 
 	CacheBytes        int64         // block cache of all shards, of which Pebble takes the memtables; 256 MiB
-	MemTableBytes     int64         // 32 MiB
+	MemTableBytes     int64         // 40 MiB
 	FlushEvery        time.Duration // longest time between flushes while anything was written; 30 s
-	FlushBytes        int64         // bytes committed that bring a flush forward; 24 MiB
-	MaxUnflushedBytes int64         // bytes committed at which Commit itself waits for a flush; 96 MiB
+	FlushBytes        int64         // bytes committed that bring a flush forward; 40 MiB
+	MaxUnflushedBytes int64         // bytes committed at which Commit itself waits for a flush; 128 MiB
 	HoldBytes         int64         // bytes committed to one shard that wait in memory to be written together; 64 KiB
 
 	// BeforeFlush and AfterFlush are called around every flush of Run, Flush and
@@ -87,9 +87,9 @@ func (c Config) withDefaults() (Config, error) {
 		want  int64
 	}{
 		{&c.CacheBytes, 256 << 20},
-		{&c.MemTableBytes, 32 << 20},
-		{&c.FlushBytes, 24 << 20},
-		{&c.MaxUnflushedBytes, 96 << 20},
+		{&c.MemTableBytes, 40 << 20},
+		{&c.FlushBytes, 40 << 20},
+		{&c.MaxUnflushedBytes, 128 << 20},
 		{&c.HoldBytes, 64 << 10},
 	} {
 		if *f.value < 0 {
@@ -212,8 +212,10 @@ func (s *Store) options() *pebble.Options {
 		// New messages fall all over the key range, so each compaction of the
 		// newest level rewrites much of the next: on ten million messages that was
 		// a quarter of the server's time with Pebble's 64 MiB base and a threshold
-		// of 4, and half of it so. A page of history looks into a few tables more.
-		L0CompactionThreshold: 8,
+		// of 4. What is rewritten is the same however much is new; so it is done
+		// rarely: at 16 sublevels (Pebble's threshold counts double) of 40 MiB. A
+		// page of history looks into a few tables more.
+		L0CompactionThreshold: 32,
 		LBaseMaxBytes:         1 << 30,
 		L0StopWritesThreshold: 1 << 20,
 	}

@@ -1448,6 +1448,86 @@ func (x *ActivateRulesResponse) GetShards() uint32 {
 	return 0
 }
 
+type BeginAnewRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Why           string                 `protobuf:"bytes,1,opt,name=why,proto3" json:"why,omitempty"` // for the node's log
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *BeginAnewRequest) Reset() {
+	*x = BeginAnewRequest{}
+	mi := &file_bongsu_node_v1_cluster_proto_msgTypes[23]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *BeginAnewRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*BeginAnewRequest) ProtoMessage() {}
+
+func (x *BeginAnewRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_bongsu_node_v1_cluster_proto_msgTypes[23]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use BeginAnewRequest.ProtoReflect.Descriptor instead.
+func (*BeginAnewRequest) Descriptor() ([]byte, []int) {
+	return file_bongsu_node_v1_cluster_proto_rawDescGZIP(), []int{23}
+}
+
+func (x *BeginAnewRequest) GetWhy() string {
+	if x != nil {
+		return x.Why
+	}
+	return ""
+}
+
+type BeginAnewResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *BeginAnewResponse) Reset() {
+	*x = BeginAnewResponse{}
+	mi := &file_bongsu_node_v1_cluster_proto_msgTypes[24]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *BeginAnewResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*BeginAnewResponse) ProtoMessage() {}
+
+func (x *BeginAnewResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_bongsu_node_v1_cluster_proto_msgTypes[24]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use BeginAnewResponse.ProtoReflect.Descriptor instead.
+func (*BeginAnewResponse) Descriptor() ([]byte, []int) {
+	return file_bongsu_node_v1_cluster_proto_rawDescGZIP(), []int{24}
+}
+
 type DigestViewRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Shard         uint32                 `protobuf:"varint,1,opt,name=shard,proto3" json:"shard,omitempty"`
@@ -1458,7 +1538,7 @@ type DigestViewRequest struct {
 
 func (x *DigestViewRequest) Reset() {
 	*x = DigestViewRequest{}
-	mi := &file_bongsu_node_v1_cluster_proto_msgTypes[23]
+	mi := &file_bongsu_node_v1_cluster_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1470,7 +1550,7 @@ func (x *DigestViewRequest) String() string {
 func (*DigestViewRequest) ProtoMessage() {}
 
 func (x *DigestViewRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bongsu_node_v1_cluster_proto_msgTypes[23]
+	mi := &file_bongsu_node_v1_cluster_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1483,7 +1563,7 @@ func (x *DigestViewRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DigestViewRequest.ProtoReflect.Descriptor instead.
 func (*DigestViewRequest) Descriptor() ([]byte, []int) {
-	return file_bongsu_node_v1_cluster_proto_rawDescGZIP(), []int{23}
+	return file_bongsu_node_v1_cluster_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *DigestViewRequest) GetShard() uint32 {
@@ -1512,7 +1592,7 @@ type DigestViewResponse struct {
 
 func (x *DigestViewResponse) Reset() {
 	*x = DigestViewResponse{}
-	mi := &file_bongsu_node_v1_cluster_proto_msgTypes[24]
+	mi := &file_bongsu_node_v1_cluster_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1524,7 +1604,7 @@ func (x *DigestViewResponse) String() string {
 func (*DigestViewResponse) ProtoMessage() {}
 
 func (x *DigestViewResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_bongsu_node_v1_cluster_proto_msgTypes[24]
+	mi := &file_bongsu_node_v1_cluster_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1537,7 +1617,7 @@ func (x *DigestViewResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DigestViewResponse.ProtoReflect.Descriptor instead.
 func (*DigestViewResponse) Descriptor() ([]byte, []int) {
-	return file_bongsu_node_v1_cluster_proto_rawDescGZIP(), []int{24}
+	return file_bongsu_node_v1_cluster_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *DigestViewResponse) GetTerm() uint64 {
@@ -1571,7 +1651,7 @@ type RenewViewRequest struct {
 
 func (x *RenewViewRequest) Reset() {
 	*x = RenewViewRequest{}
-	mi := &file_bongsu_node_v1_cluster_proto_msgTypes[25]
+	mi := &file_bongsu_node_v1_cluster_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1583,7 +1663,7 @@ func (x *RenewViewRequest) String() string {
 func (*RenewViewRequest) ProtoMessage() {}
 
 func (x *RenewViewRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bongsu_node_v1_cluster_proto_msgTypes[25]
+	mi := &file_bongsu_node_v1_cluster_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1596,7 +1676,7 @@ func (x *RenewViewRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RenewViewRequest.ProtoReflect.Descriptor instead.
 func (*RenewViewRequest) Descriptor() ([]byte, []int) {
-	return file_bongsu_node_v1_cluster_proto_rawDescGZIP(), []int{25}
+	return file_bongsu_node_v1_cluster_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *RenewViewRequest) GetShard() uint32 {
@@ -1621,7 +1701,7 @@ type RenewViewResponse struct {
 
 func (x *RenewViewResponse) Reset() {
 	*x = RenewViewResponse{}
-	mi := &file_bongsu_node_v1_cluster_proto_msgTypes[26]
+	mi := &file_bongsu_node_v1_cluster_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1633,7 +1713,7 @@ func (x *RenewViewResponse) String() string {
 func (*RenewViewResponse) ProtoMessage() {}
 
 func (x *RenewViewResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_bongsu_node_v1_cluster_proto_msgTypes[26]
+	mi := &file_bongsu_node_v1_cluster_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1646,7 +1726,7 @@ func (x *RenewViewResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RenewViewResponse.ProtoReflect.Descriptor instead.
 func (*RenewViewResponse) Descriptor() ([]byte, []int) {
-	return file_bongsu_node_v1_cluster_proto_rawDescGZIP(), []int{26}
+	return file_bongsu_node_v1_cluster_proto_rawDescGZIP(), []int{28}
 }
 
 var File_bongsu_node_v1_cluster_proto protoreflect.FileDescriptor
@@ -1753,7 +1833,10 @@ const file_bongsu_node_v1_cluster_proto_rawDesc = "" +
 	"\x14ActivateRulesRequest\"I\n" +
 	"\x15ActivateRulesResponse\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\rR\aversion\x12\x16\n" +
-	"\x06shards\x18\x02 \x01(\rR\x06shards\"9\n" +
+	"\x06shards\x18\x02 \x01(\rR\x06shards\"$\n" +
+	"\x10BeginAnewRequest\x12\x10\n" +
+	"\x03why\x18\x01 \x01(\tR\x03why\"\x13\n" +
+	"\x11BeginAnewResponse\"9\n" +
 	"\x11DigestViewRequest\x12\x14\n" +
 	"\x05shard\x18\x01 \x01(\rR\x05shard\x12\x0e\n" +
 	"\x02at\x18\x02 \x01(\x04R\x02at\"P\n" +
@@ -1764,7 +1847,7 @@ const file_bongsu_node_v1_cluster_proto_rawDesc = "" +
 	"\x10RenewViewRequest\x12\x14\n" +
 	"\x05shard\x18\x01 \x01(\rR\x05shard\x12\x10\n" +
 	"\x03why\x18\x02 \x01(\tR\x03why\"\x13\n" +
-	"\x11RenewViewResponse2\xe4\a\n" +
+	"\x11RenewViewResponse2\xb6\b\n" +
 	"\x0eClusterService\x12A\n" +
 	"\x04Join\x12\x1b.bongsu.node.v1.JoinRequest\x1a\x1c.bongsu.node.v1.JoinResponse\x12M\n" +
 	"\bExchange\x12\x1f.bongsu.node.v1.ExchangeRequest\x1a .bongsu.node.v1.ExchangeResponse\x12J\n" +
@@ -1776,7 +1859,8 @@ const file_bongsu_node_v1_cluster_proto_rawDesc = "" +
 	"\n" +
 	"RemoveNode\x12!.bongsu.node.v1.RemoveNodeRequest\x1a\x18.bongsu.node.v1.Progress0\x01\x12\\\n" +
 	"\rTransferShard\x12$.bongsu.node.v1.TransferShardRequest\x1a%.bongsu.node.v1.TransferShardResponse\x12Y\n" +
-	"\fChangeMember\x12#.bongsu.node.v1.ChangeMemberRequest\x1a$.bongsu.node.v1.ChangeMemberResponse\x12S\n" +
+	"\fChangeMember\x12#.bongsu.node.v1.ChangeMemberRequest\x1a$.bongsu.node.v1.ChangeMemberResponse\x12P\n" +
+	"\tBeginAnew\x12 .bongsu.node.v1.BeginAnewRequest\x1a!.bongsu.node.v1.BeginAnewResponse\x12S\n" +
 	"\n" +
 	"DigestView\x12!.bongsu.node.v1.DigestViewRequest\x1a\".bongsu.node.v1.DigestViewResponse\x12P\n" +
 	"\tRenewView\x12 .bongsu.node.v1.RenewViewRequest\x1a!.bongsu.node.v1.RenewViewResponse\x12\\\n" +
@@ -1795,7 +1879,7 @@ func file_bongsu_node_v1_cluster_proto_rawDescGZIP() []byte {
 }
 
 var file_bongsu_node_v1_cluster_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_bongsu_node_v1_cluster_proto_msgTypes = make([]protoimpl.MessageInfo, 28)
+var file_bongsu_node_v1_cluster_proto_msgTypes = make([]protoimpl.MessageInfo, 30)
 var file_bongsu_node_v1_cluster_proto_goTypes = []any{
 	(ChangeMemberRequest_Change)(0), // 0: bongsu.node.v1.ChangeMemberRequest.Change
 	(*Member)(nil),                  // 1: bongsu.node.v1.Member
@@ -1821,16 +1905,18 @@ var file_bongsu_node_v1_cluster_proto_goTypes = []any{
 	(*ChangeMemberResponse)(nil),    // 21: bongsu.node.v1.ChangeMemberResponse
 	(*ActivateRulesRequest)(nil),    // 22: bongsu.node.v1.ActivateRulesRequest
 	(*ActivateRulesResponse)(nil),   // 23: bongsu.node.v1.ActivateRulesResponse
-	(*DigestViewRequest)(nil),       // 24: bongsu.node.v1.DigestViewRequest
-	(*DigestViewResponse)(nil),      // 25: bongsu.node.v1.DigestViewResponse
-	(*RenewViewRequest)(nil),        // 26: bongsu.node.v1.RenewViewRequest
-	(*RenewViewResponse)(nil),       // 27: bongsu.node.v1.RenewViewResponse
-	nil,                             // 28: bongsu.node.v1.JoinResponse.KeysEntry
+	(*BeginAnewRequest)(nil),        // 24: bongsu.node.v1.BeginAnewRequest
+	(*BeginAnewResponse)(nil),       // 25: bongsu.node.v1.BeginAnewResponse
+	(*DigestViewRequest)(nil),       // 26: bongsu.node.v1.DigestViewRequest
+	(*DigestViewResponse)(nil),      // 27: bongsu.node.v1.DigestViewResponse
+	(*RenewViewRequest)(nil),        // 28: bongsu.node.v1.RenewViewRequest
+	(*RenewViewResponse)(nil),       // 29: bongsu.node.v1.RenewViewResponse
+	nil,                             // 30: bongsu.node.v1.JoinResponse.KeysEntry
 }
 var file_bongsu_node_v1_cluster_proto_depIdxs = []int32{
 	1,  // 0: bongsu.node.v1.JoinRequest.member:type_name -> bongsu.node.v1.Member
 	1,  // 1: bongsu.node.v1.JoinResponse.members:type_name -> bongsu.node.v1.Member
-	28, // 2: bongsu.node.v1.JoinResponse.keys:type_name -> bongsu.node.v1.JoinResponse.KeysEntry
+	30, // 2: bongsu.node.v1.JoinResponse.keys:type_name -> bongsu.node.v1.JoinResponse.KeysEntry
 	1,  // 3: bongsu.node.v1.ExchangeRequest.members:type_name -> bongsu.node.v1.Member
 	1,  // 4: bongsu.node.v1.ExchangeResponse.members:type_name -> bongsu.node.v1.Member
 	6,  // 5: bongsu.node.v1.ExchangeResponse.held:type_name -> bongsu.node.v1.HeldShard
@@ -1850,23 +1936,25 @@ var file_bongsu_node_v1_cluster_proto_depIdxs = []int32{
 	15, // 19: bongsu.node.v1.ClusterService.RemoveNode:input_type -> bongsu.node.v1.RemoveNodeRequest
 	18, // 20: bongsu.node.v1.ClusterService.TransferShard:input_type -> bongsu.node.v1.TransferShardRequest
 	20, // 21: bongsu.node.v1.ClusterService.ChangeMember:input_type -> bongsu.node.v1.ChangeMemberRequest
-	24, // 22: bongsu.node.v1.ClusterService.DigestView:input_type -> bongsu.node.v1.DigestViewRequest
-	26, // 23: bongsu.node.v1.ClusterService.RenewView:input_type -> bongsu.node.v1.RenewViewRequest
-	22, // 24: bongsu.node.v1.ClusterService.ActivateRules:input_type -> bongsu.node.v1.ActivateRulesRequest
-	3,  // 25: bongsu.node.v1.ClusterService.Join:output_type -> bongsu.node.v1.JoinResponse
-	5,  // 26: bongsu.node.v1.ClusterService.Exchange:output_type -> bongsu.node.v1.ExchangeResponse
-	8,  // 27: bongsu.node.v1.ClusterService.GetNode:output_type -> bongsu.node.v1.GetNodeResponse
-	12, // 28: bongsu.node.v1.ClusterService.GetCluster:output_type -> bongsu.node.v1.GetClusterResponse
-	17, // 29: bongsu.node.v1.ClusterService.AddNode:output_type -> bongsu.node.v1.Progress
-	17, // 30: bongsu.node.v1.ClusterService.ReplaceNode:output_type -> bongsu.node.v1.Progress
-	17, // 31: bongsu.node.v1.ClusterService.RemoveNode:output_type -> bongsu.node.v1.Progress
-	19, // 32: bongsu.node.v1.ClusterService.TransferShard:output_type -> bongsu.node.v1.TransferShardResponse
-	21, // 33: bongsu.node.v1.ClusterService.ChangeMember:output_type -> bongsu.node.v1.ChangeMemberResponse
-	25, // 34: bongsu.node.v1.ClusterService.DigestView:output_type -> bongsu.node.v1.DigestViewResponse
-	27, // 35: bongsu.node.v1.ClusterService.RenewView:output_type -> bongsu.node.v1.RenewViewResponse
-	23, // 36: bongsu.node.v1.ClusterService.ActivateRules:output_type -> bongsu.node.v1.ActivateRulesResponse
-	25, // [25:37] is the sub-list for method output_type
-	13, // [13:25] is the sub-list for method input_type
+	24, // 22: bongsu.node.v1.ClusterService.BeginAnew:input_type -> bongsu.node.v1.BeginAnewRequest
+	26, // 23: bongsu.node.v1.ClusterService.DigestView:input_type -> bongsu.node.v1.DigestViewRequest
+	28, // 24: bongsu.node.v1.ClusterService.RenewView:input_type -> bongsu.node.v1.RenewViewRequest
+	22, // 25: bongsu.node.v1.ClusterService.ActivateRules:input_type -> bongsu.node.v1.ActivateRulesRequest
+	3,  // 26: bongsu.node.v1.ClusterService.Join:output_type -> bongsu.node.v1.JoinResponse
+	5,  // 27: bongsu.node.v1.ClusterService.Exchange:output_type -> bongsu.node.v1.ExchangeResponse
+	8,  // 28: bongsu.node.v1.ClusterService.GetNode:output_type -> bongsu.node.v1.GetNodeResponse
+	12, // 29: bongsu.node.v1.ClusterService.GetCluster:output_type -> bongsu.node.v1.GetClusterResponse
+	17, // 30: bongsu.node.v1.ClusterService.AddNode:output_type -> bongsu.node.v1.Progress
+	17, // 31: bongsu.node.v1.ClusterService.ReplaceNode:output_type -> bongsu.node.v1.Progress
+	17, // 32: bongsu.node.v1.ClusterService.RemoveNode:output_type -> bongsu.node.v1.Progress
+	19, // 33: bongsu.node.v1.ClusterService.TransferShard:output_type -> bongsu.node.v1.TransferShardResponse
+	21, // 34: bongsu.node.v1.ClusterService.ChangeMember:output_type -> bongsu.node.v1.ChangeMemberResponse
+	25, // 35: bongsu.node.v1.ClusterService.BeginAnew:output_type -> bongsu.node.v1.BeginAnewResponse
+	27, // 36: bongsu.node.v1.ClusterService.DigestView:output_type -> bongsu.node.v1.DigestViewResponse
+	29, // 37: bongsu.node.v1.ClusterService.RenewView:output_type -> bongsu.node.v1.RenewViewResponse
+	23, // 38: bongsu.node.v1.ClusterService.ActivateRules:output_type -> bongsu.node.v1.ActivateRulesResponse
+	26, // [26:39] is the sub-list for method output_type
+	13, // [13:26] is the sub-list for method input_type
 	13, // [13:13] is the sub-list for extension type_name
 	13, // [13:13] is the sub-list for extension extendee
 	0,  // [0:13] is the sub-list for field type_name
@@ -1883,7 +1971,7 @@ func file_bongsu_node_v1_cluster_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_bongsu_node_v1_cluster_proto_rawDesc), len(file_bongsu_node_v1_cluster_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   28,
+			NumMessages:   30,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -60,6 +60,9 @@ const (
 	// ClusterServiceChangeMemberProcedure is the fully-qualified name of the ClusterService's
 	// ChangeMember RPC.
 	ClusterServiceChangeMemberProcedure = "/bongsu.node.v1.ClusterService/ChangeMember"
+	// ClusterServiceBeginAnewProcedure is the fully-qualified name of the ClusterService's BeginAnew
+	// RPC.
+	ClusterServiceBeginAnewProcedure = "/bongsu.node.v1.ClusterService/BeginAnew"
 	// ClusterServiceDigestViewProcedure is the fully-qualified name of the ClusterService's DigestView
 	// RPC.
 	ClusterServiceDigestViewProcedure = "/bongsu.node.v1.ClusterService/DigestView"
@@ -94,6 +97,9 @@ type ClusterServiceClient interface {
 	// ChangeMember makes one membership change of one shard; it must be asked of
 	// the shard's leader.
 	ChangeMember(context.Context, *connect.Request[v1.ChangeMemberRequest]) (*connect.Response[v1.ChangeMemberResponse], error)
+	// BeginAnew has a node set its stores aside and come back as a new member in its
+	// own place. The answer comes before it does.
+	BeginAnew(context.Context, *connect.Request[v1.BeginAnewRequest]) (*connect.Response[v1.BeginAnewResponse], error)
 	// DigestView hashes what a node's view of a shard holds at a position.
 	DigestView(context.Context, *connect.Request[v1.DigestViewRequest]) (*connect.Response[v1.DigestViewResponse], error)
 	// RenewView has a node set its view aside and make it again: it differs from
@@ -169,6 +175,12 @@ func NewClusterServiceClient(httpClient connect.HTTPClient, baseURL string, opts
 			connect.WithSchema(clusterServiceMethods.ByName("ChangeMember")),
 			connect.WithClientOptions(opts...),
 		),
+		beginAnew: connect.NewClient[v1.BeginAnewRequest, v1.BeginAnewResponse](
+			httpClient,
+			baseURL+ClusterServiceBeginAnewProcedure,
+			connect.WithSchema(clusterServiceMethods.ByName("BeginAnew")),
+			connect.WithClientOptions(opts...),
+		),
 		digestView: connect.NewClient[v1.DigestViewRequest, v1.DigestViewResponse](
 			httpClient,
 			baseURL+ClusterServiceDigestViewProcedure,
@@ -201,6 +213,7 @@ type clusterServiceClient struct {
 	removeNode    *connect.Client[v1.RemoveNodeRequest, v1.Progress]
 	transferShard *connect.Client[v1.TransferShardRequest, v1.TransferShardResponse]
 	changeMember  *connect.Client[v1.ChangeMemberRequest, v1.ChangeMemberResponse]
+	beginAnew     *connect.Client[v1.BeginAnewRequest, v1.BeginAnewResponse]
 	digestView    *connect.Client[v1.DigestViewRequest, v1.DigestViewResponse]
 	renewView     *connect.Client[v1.RenewViewRequest, v1.RenewViewResponse]
 	activateRules *connect.Client[v1.ActivateRulesRequest, v1.ActivateRulesResponse]
@@ -251,6 +264,11 @@ func (c *clusterServiceClient) ChangeMember(ctx context.Context, req *connect.Re
 	return c.changeMember.CallUnary(ctx, req)
 }
 
+// BeginAnew calls bongsu.node.v1.ClusterService.BeginAnew.
+func (c *clusterServiceClient) BeginAnew(ctx context.Context, req *connect.Request[v1.BeginAnewRequest]) (*connect.Response[v1.BeginAnewResponse], error) {
+	return c.beginAnew.CallUnary(ctx, req)
+}
+
 // DigestView calls bongsu.node.v1.ClusterService.DigestView.
 func (c *clusterServiceClient) DigestView(ctx context.Context, req *connect.Request[v1.DigestViewRequest]) (*connect.Response[v1.DigestViewResponse], error) {
 	return c.digestView.CallUnary(ctx, req)
@@ -289,6 +307,9 @@ type ClusterServiceHandler interface {
 	// ChangeMember makes one membership change of one shard; it must be asked of
 	// the shard's leader.
 	ChangeMember(context.Context, *connect.Request[v1.ChangeMemberRequest]) (*connect.Response[v1.ChangeMemberResponse], error)
+	// BeginAnew has a node set its stores aside and come back as a new member in its
+	// own place. The answer comes before it does.
+	BeginAnew(context.Context, *connect.Request[v1.BeginAnewRequest]) (*connect.Response[v1.BeginAnewResponse], error)
 	// DigestView hashes what a node's view of a shard holds at a position.
 	DigestView(context.Context, *connect.Request[v1.DigestViewRequest]) (*connect.Response[v1.DigestViewResponse], error)
 	// RenewView has a node set its view aside and make it again: it differs from
@@ -360,6 +381,12 @@ func NewClusterServiceHandler(svc ClusterServiceHandler, opts ...connect.Handler
 		connect.WithSchema(clusterServiceMethods.ByName("ChangeMember")),
 		connect.WithHandlerOptions(opts...),
 	)
+	clusterServiceBeginAnewHandler := connect.NewUnaryHandler(
+		ClusterServiceBeginAnewProcedure,
+		svc.BeginAnew,
+		connect.WithSchema(clusterServiceMethods.ByName("BeginAnew")),
+		connect.WithHandlerOptions(opts...),
+	)
 	clusterServiceDigestViewHandler := connect.NewUnaryHandler(
 		ClusterServiceDigestViewProcedure,
 		svc.DigestView,
@@ -398,6 +425,8 @@ func NewClusterServiceHandler(svc ClusterServiceHandler, opts ...connect.Handler
 			clusterServiceTransferShardHandler.ServeHTTP(w, r)
 		case ClusterServiceChangeMemberProcedure:
 			clusterServiceChangeMemberHandler.ServeHTTP(w, r)
+		case ClusterServiceBeginAnewProcedure:
+			clusterServiceBeginAnewHandler.ServeHTTP(w, r)
 		case ClusterServiceDigestViewProcedure:
 			clusterServiceDigestViewHandler.ServeHTTP(w, r)
 		case ClusterServiceRenewViewProcedure:
@@ -447,6 +476,10 @@ func (UnimplementedClusterServiceHandler) TransferShard(context.Context, *connec
 
 func (UnimplementedClusterServiceHandler) ChangeMember(context.Context, *connect.Request[v1.ChangeMemberRequest]) (*connect.Response[v1.ChangeMemberResponse], error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("bongsu.node.v1.ClusterService.ChangeMember is not implemented"))
+}
+
+func (UnimplementedClusterServiceHandler) BeginAnew(context.Context, *connect.Request[v1.BeginAnewRequest]) (*connect.Response[v1.BeginAnewResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("bongsu.node.v1.ClusterService.BeginAnew is not implemented"))
 }
 
 func (UnimplementedClusterServiceHandler) DigestView(context.Context, *connect.Request[v1.DigestViewRequest]) (*connect.Response[v1.DigestViewResponse], error) {
