@@ -141,6 +141,37 @@ func TestConnGoesToTheNextAddress(t *testing.T) {
 	})
 }
 
+// A server that says to come back later, because it is starting or stopping, speaks
+// for itself: the next address is tried at once. One that is too busy speaks for
+// all.
+func TestAHintOfOneServerIsNotWaitedForAtTheNext(t *testing.T) {
+	for code, want := range map[string]time.Duration{"unavailable": 0, "resource_exhausted": 5 * time.Second} {
+		t.Run(code, func(t *testing.T) {
+			inStreets(t, func(t *testing.T, w *world, s *streets, c *client.Client) {
+				hellos := 0
+				w.Intercept(func(_ string, f *edgev1.ClientFrame) clienttest.Fault {
+					if f.GetHello() == nil {
+						return clienttest.Fault{}
+					}
+					if hellos++; hellos > 1 {
+						return clienttest.Fault{}
+					}
+					return clienttest.Fault{Error: fault(code, 5)}
+				})
+				began := time.Now()
+				conn := c.Connect(t.Context(), client.ConnectOptions{Queue: -1})
+				defer conn.Close()
+				if err := conn.Ready(t.Context()); err != nil {
+					t.Fatal(err)
+				}
+				if d := time.Since(began); d < want || d > want+250*time.Millisecond {
+					t.Errorf("ready after %v, want %v and at most the first back-off", d, want)
+				}
+			})
+		})
+	}
+}
+
 // A server that keeps a socket and serves nothing, because it is frozen or cut
 // off, is left after a while; one that is only busy is not.
 func TestConnLeavesAServerThatServesNothing(t *testing.T) {

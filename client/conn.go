@@ -227,7 +227,12 @@ func (n *Conn) live(ctx context.Context) error {
 		var wait time.Duration
 		if !drained {
 			// Each address is tried once before any waits longer.
-			wait = n.opts.Backoff.wait(attempt/len(n.client.addresses.all), RetryAfter(err), n.client.cfg.Random)
+			of := len(n.client.addresses.all)
+			hint := RetryAfter(err)
+			if elsewhere(err) && (attempt+1)%of != 0 {
+				hint = 0
+			}
+			wait = n.opts.Backoff.wait(attempt/of, hint, n.client.cfg.Random)
 		}
 		logger.Debug("socket is down", "error", err, "retry_in", wait)
 		if !clock.Sleep(ctx, wait) {

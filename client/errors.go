@@ -111,6 +111,13 @@ func RetryAfter(err error) time.Duration {
 	return 0
 }
 
+// elsewhere tells whether err is about one server, so that another may do at once:
+// it is starting, draining, or not reached. One that is too busy speaks for all.
+func elsewhere(err error) bool {
+	var e *Error
+	return !errors.As(err, &e) || e.Code != connect.CodeResourceExhausted
+}
+
 // maxRetryAfter keeps an absurd hint from stopping a client for good.
 const maxRetryAfter = 10 * time.Minute
 

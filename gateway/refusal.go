@@ -64,6 +64,10 @@ func overloaded(after time.Duration) *refusal {
 	return exhausted("overloaded", after, "the service is busy; try again later")
 }
 
+// againSoon is the hint of a socket that is closing: nothing is to be waited for but
+// the next socket.
+const againSoon = 20 * time.Millisecond
+
 // timedOut is what is said when the outcome is unknown: retrying is safe.
 func timedOut() *refusal {
 	return unavailable("timeout", overload.MinRetryAfter, "no answer in time; it may or may not have happened, trying again is safe")

@@ -358,7 +358,7 @@ func (s *session) request(now time.Duration, f *edgev1.ClientFrame) error {
 		return s.badFrame(now, frameID, "duplicate_id", invalid("id", "frame_id_in_use", "another request with this id is not answered yet"))
 	case placeEnding:
 		s.g.metrics.method(method).count(codeUnavailable)
-		s.refuseLoose(frameID, unavailable("draining", overload.MinRetryAfter, "this socket is closing; connect again"))
+		s.refuseLoose(frameID, unavailable("draining", againSoon, "this socket is closing; connect again"))
 		return nil
 	case placeFull:
 		s.g.metrics.method(method).count(codeExhausted)

@@ -230,6 +230,7 @@ func (c *cluster) start(core *Core, j *raft.Journal) {
 	c.running.Go(func() { c.keepRosters(ctx) })
 	c.running.Go(func() { c.keepBalance(ctx) })
 	c.running.Go(func() { c.keepRoom(ctx) })
+	c.running.Go(func() { core.WatchOwners(ctx) })
 	c.running.Go(func() { c.keepStreams(ctx) })
 	c.running.Go(func() { core.feeds.keepAlive(ctx) })
 	c.running.Go(func() { c.serveLinks(ctx) })

@@ -39,7 +39,7 @@ type peerPort struct {
 }
 
 func listenForPeers(address string, identity *mtls.Identity, log *slog.Logger) (*peerPort, error) {
-	l, err := net.Listen("tcp", address)
+	l, err := (&net.ListenConfig{Control: giveUpSoon}).Listen(context.Background(), "tcp", address)
 	if err != nil {
 		return nil, fmt.Errorf("take the peer address: %w", err)
 	}
@@ -166,7 +166,7 @@ func (p *peerPort) close() {
 func (p *peerPort) dial(ctx context.Context, name, address, protocol string) (net.Conn, error) {
 	ctx, cancel := context.WithTimeout(ctx, shakeTimeout)
 	defer cancel()
-	d := tls.Dialer{NetDialer: &net.Dialer{Timeout: 2 * time.Second, KeepAlive: 5 * time.Second}, Config: p.identity.Client(name, protocol)}
+	d := tls.Dialer{NetDialer: &net.Dialer{Timeout: 2 * time.Second, KeepAlive: 5 * time.Second, Control: giveUpSoon}, Config: p.identity.Client(name, protocol)}
 	c, err := d.DialContext(ctx, "tcp", address)
 	if err != nil {
 		return nil, fmt.Errorf("connect to node %s at %s: %w", name, address, err)

@@ -36,6 +36,8 @@ type router struct {
 
 	mu     sync.Mutex         // guards floors
 	floors []*edgev1.Position // by shard: the last position acknowledged through this node
+
+	flying flights
 }
 
 // localShards is the part of shard.Set that a router needs.
@@ -54,16 +56,17 @@ func newRouter(shards int, self uint64, leader func(int) uint64, node func(uint6
 // noDeadline stands for the deadline of a caller that has none.
 const noDeadline = 30 * time.Second
 
-// elsewhere returns the node to ask instead of this one, nil if none is known.
-func (r *router) elsewhere(shard int) RemoteNode {
+// elsewhere returns the node to ask instead of this one and its ID, nil if none is
+// known.
+func (r *router) elsewhere(shard int) (RemoteNode, uint64) {
 	if r.local.Owns(shard) {
-		return nil
+		return nil, 0
 	}
 	at := r.leader(shard)
 	if at == 0 || at == r.self {
-		return nil // it may become ours: commands wait for that a moment
+		return nil, 0 // it may become ours: commands wait for that a moment
 	}
-	return r.node(at)
+	return r.node(at), at
 }
 
 // Begin implements gateway.Backend.
@@ -73,13 +76,20 @@ func (r *router) Begin(cmd *nodev1.Command, deadline time.Time, done func(*nodev
 		done(refused, nil)
 		return
 	}
-	begin := r.local.Begin
-	if p := r.elsewhere(shard); p != nil {
-		begin = p.Begin
-	}
-	begin(cmd, deadline, func(reply *nodev1.Reply, err error) {
+	answer := func(reply *nodev1.Reply, err error) {
 		r.note(reply.GetPosition())
 		done(reply, err)
+	}
+	p, at := r.elsewhere(shard)
+	if p == nil {
+		r.local.Begin(cmd, deadline, answer)
+		return
+	}
+	f := r.flying.begin(shard, at, func() { answer(nil, errMoved) })
+	p.Begin(cmd, deadline, func(reply *nodev1.Reply, err error) {
+		if r.flying.land(f) {
+			answer(reply, err)
+		}
 	})
 }
 
@@ -103,7 +113,7 @@ func (r *router) Do(ctx context.Context, cmd *nodev1.Command) (*nodev1.Reply, er
 	if refused != nil {
 		return refused, nil
 	}
-	if r.elsewhere(shard) == nil {
+	if p, _ := r.elsewhere(shard); p == nil {
 		reply, err := r.local.Do(ctx, cmd)
 		r.note(reply.GetPosition())
 		return reply, err
@@ -132,8 +142,8 @@ func (r *router) Query(ctx context.Context, q *nodev1.Query) (*nodev1.QueryReply
 	if k := q.GetPositions(); k != nil {
 		return r.positions(ctx, q, k)
 	}
-	if owner := r.ownerOf(q); owner != nil && decisive(q) {
-		if reply, err := owner.Query(ctx, q); err == nil && !notHere(reply.GetError()) {
+	if decisive(q) {
+		if reply := r.askOwner(ctx, q); reply != nil {
 			return reply, nil
 		}
 	}
@@ -165,18 +175,28 @@ func decisive(q *nodev1.Query) bool {
 	return false
 }
 
-// ownerOf is the other node that owns what a query is about; nil if it is this
-// one, nobody is known, or the query is about many shards.
-func (r *router) ownerOf(q *nodev1.Query) RemoteNode {
+// askOwner is the answer of the other node that owns what a query is about; nil if
+// it is this one, nobody is known, there is no answer, or the query is about many
+// shards.
+func (r *router) askOwner(ctx context.Context, q *nodev1.Query) *nodev1.QueryReply {
 	p, err := chat.QueryPartition(q)
 	if err != nil {
 		return nil
 	}
-	at := r.elsewhere(p.Shard(r.shards))
-	if at == nil || !at.Linked() {
+	shard := p.Shard(r.shards)
+	owner, at := r.elsewhere(shard)
+	if owner == nil || !owner.Linked() {
 		return nil
 	}
-	return at
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	f := r.flying.begin(shard, at, cancel)
+	reply, err := owner.Query(ctx, q)
+	r.flying.land(f)
+	if err != nil || notHere(reply.GetError()) {
+		return nil
+	}
+	return reply
 }
 
 // withFloors adds to a query what this node has acknowledged of the shards that
@@ -274,7 +294,7 @@ func (r *router) positions(ctx context.Context, q *nodev1.Query, k *edgev1.Hello
 	for _, p := range k.GetPositions() {
 		var at RemoteNode
 		if int64(p.GetShard()) < int64(r.shards) {
-			at = r.elsewhere(int(p.GetShard()))
+			at, _ = r.elsewhere(int(p.GetShard()))
 		}
 		parts[at] = append(parts[at], p)
 	}

@@ -2,7 +2,9 @@ package node
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"runtime"
 	"slices"
 	"testing"
 	"time"
@@ -276,5 +278,67 @@ func TestOthersNeverAskOneself(t *testing.T) {
 	n2.blind, n3.blind = true, true
 	if reply, err := r.others(t.Context(), q); err != nil || reply.GetError().GetInfo().GetReason() != "behind" || len(n1.asked) > 0 {
 		t.Errorf("with nobody who knows: %v, %v; asked here: %v", reply, err, n1.asked)
+	}
+}
+
+// frozenNode takes requests and does not answer.
+type frozenNode struct {
+	someNode
+	done []func(*nodev1.Reply, error)
+}
+
+func (n *frozenNode) Begin(_ *nodev1.Command, _ time.Time, done func(*nodev1.Reply, error)) {
+	n.done = append(n.done, done)
+}
+
+func (n *frozenNode) Query(ctx context.Context, _ *nodev1.Query) (*nodev1.QueryReply, error) {
+	<-ctx.Done()
+	return nil, ctx.Err()
+}
+
+// What an owner was asked that froze is given up as soon as another one is known,
+// and not before; its answer, if it comes after all, is not heard.
+func TestWhatAFrozenOwnerWasAskedIsGivenUp(t *testing.T) {
+	leader := uint64(2)
+	frozen, here := &frozenNode{}, &someNode{name: "here"}
+	r := newRouter(3, 1, func(int) uint64 { return leader }, func(uint64) RemoteNode { return frozen }, func() []uint64 { return []uint64{1, 2, 3} })
+	r.local = here
+	var answers []error
+	r.Begin(&nodev1.Command{Actor: []byte{1}}, time.Now().Add(time.Hour), func(_ *nodev1.Reply, err error) { answers = append(answers, err) })
+	for _, at := range []uint64{2, 0} { // it leads, and then nobody is known to
+		leader = at
+		r.flying.giveUp(r.leader)
+		if len(answers) != 0 {
+			t.Fatalf("given up while %d leads: %v", at, answers)
+		}
+	}
+	leader = 3
+	r.flying.giveUp(r.leader)
+	if len(answers) != 1 || !errors.Is(answers[0], errMoved) {
+		t.Fatalf("answers: %v", answers)
+	}
+	frozen.done[0](&nodev1.Reply{}, nil)
+	r.flying.giveUp(r.leader)
+	if len(answers) != 1 || len(r.flying.on) != 0 {
+		t.Fatalf("answers: %v, on their way: %d", answers, len(r.flying.on))
+	}
+
+	leader = 2
+	asked := make(chan *nodev1.QueryReply)
+	go func() {
+		asked <- r.askOwner(t.Context(), &nodev1.Query{Kind: &nodev1.Query_Credential{Credential: &nodev1.CredentialQuery{Login: "ann"}}})
+	}()
+	for {
+		r.flying.mu.Lock()
+		n := len(r.flying.on)
+		r.flying.mu.Unlock()
+		if n == 1 {
+			break
+		}
+		runtime.Gosched()
+	}
+	r.flying.giveUp(func(int) uint64 { return 3 })
+	if reply := <-asked; reply != nil {
+		t.Errorf("a query that was given up: %v", reply)
 	}
 }

@@ -281,6 +281,7 @@ func (g *group) ready() error {
 	rd := g.node.Ready()
 	for _, m := range rd.Messages {
 		if !isAnswer(m) {
+			g.stamp(m)
 			g.j.cfg.Transport.Send(m.GetTo(), Parcel{Shard: g.shard, Message: m})
 		}
 	}

@@ -4,6 +4,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"go.etcd.io/raft/v3/raftpb"
 )
 
 // others are the members but one.
@@ -130,6 +132,50 @@ func TestIdleFollowersCatchUp(t *testing.T) {
 		<-time.After(2 * heartbeatTicks * 50 * time.Millisecond)
 		if at := late.log(0).Last(); at != p {
 			t.Errorf("node %d is at %+v two heartbeats after the cut has healed, committed is %+v", late.id, at, p)
+		}
+	})
+}
+
+// A member that was cut off has not heard of the present with the first heartbeat
+// after: Raft's commit in it goes no further than what the member has, and what is
+// really committed is told beside it.
+func TestAHeartbeatDoesNotHideABacklog(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCluster(t, 3, 1, 1)
+		leader, lease := c.leader(0)
+		<-time.After(time.Second)
+		cut := c.others(leader)[0]
+		c.net.Isolate(cut.id, 1, 2, 3)
+		for range 3 {
+			mustAppend(t, leader.log(0), lease, "x")
+		}
+		<-time.After(3 * time.Second)
+		var beat *raftpb.Message
+		err := leader.j.groups[0].do(t.Context(), func() {
+			g := leader.j.groups[0]
+			beat = &raftpb.Message{
+				Type: raftpb.MsgHeartbeat.Enum(), From: &leader.id, To: &cut.id, Term: new(uint64(lease.Term)),
+				Commit: new(g.node.Status().Progress[cut.id].Match), // what Raft puts there
+			}
+			g.stamp(beat)
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		heard := func() time.Duration {
+			err := cut.j.groups[0].do(t.Context(), func() { cut.j.groups[0].receive(leader.id, beat) })
+			if err != nil {
+				t.Fatal(err)
+			}
+			return time.Since(cut.j.Heard(0))
+		}
+		if ago := heard(); ago < 2900*time.Millisecond {
+			t.Errorf("with the first heartbeat after being cut off for 3 s: heard %v ago", ago)
+		}
+		c.net.Heal()
+		<-time.After(time.Second)
+		if ago := time.Since(cut.j.Heard(0)); ago > heartbeatTicks*50*time.Millisecond {
+			t.Errorf("healed, and heard %v ago", ago)
 		}
 	})
 }

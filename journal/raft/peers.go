@@ -32,6 +32,8 @@ func (g *group) receive(from NodeID, m *raftpb.Message) {
 		g.word.tell(m.GetCommit())
 	case raftpb.MsgSnap:
 		g.word.tell(m.GetSnapshot().GetMetadata().GetIndex())
+	case raftpb.MsgHeartbeat:
+		g.word.tell(m.GetIndex()) // see stamp
 	}
 	if from == g.leader && m.GetTerm() == g.term {
 		g.leaderHeard()
@@ -65,6 +67,18 @@ func (g *group) receive(from NodeID, m *raftpb.Message) {
 	}
 	// A message that raft cannot use is as good as lost on the way.
 	_ = g.node.Step(m)
+}
+
+// stamp has a heartbeat say what is committed. Raft's own commit in it goes no
+// further than what the receiver has acknowledged, so a member that was cut off
+// would take the first one for proof that it has everything. Raft looks at no
+// index in a heartbeat; an older release sends none.
+func (g *group) stamp(m *raftpb.Message) {
+	if m.GetType() != raftpb.MsgHeartbeat {
+		return
+	}
+	commit := g.node.BasicStatus().GetCommit()
+	m.Index = &commit
 }
 
 // remove stops the group: this node is no member any more.

@@ -28,7 +28,7 @@ const (
 	pingInterval     = time.Second
 	silenceTimeout   = 5 * time.Second // nothing read: the connection is given up
 	redialAfter      = 100 * time.Millisecond
-	redialAtMost     = 2 * time.Second
+	redialAtMost     = 500 * time.Millisecond
 	maxIncoming      = 256 // connections, of all peers
 )
 

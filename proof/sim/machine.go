@@ -116,6 +116,7 @@ func (m *machine) start() error {
 	l.server = peer.NewServer(here{l.plane}, nil, log, peer.Times{})
 	l.running.Go(func() { _ = l.plane.View.Run(l.ctx) }) // a fence is seen by mend
 	l.running.Go(func() { _ = l.plane.Shards.Run(l.ctx) })
+	l.running.Go(func() { l.plane.WatchOwners(l.ctx) })
 	l.running.Go(func() { _ = trimming.Run(l.ctx) })
 	l.snapshots.plane.Store(l.plane)
 	m.set(l)
