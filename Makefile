@@ -59,7 +59,7 @@ test-drill: build ## a slice of the drills, as CI runs it
 	bin/bongsu drill crash --kills 12 --seconds 90
 	bin/bongsu drill power --cuts 100 --seconds 180
 	bin/bongsu drill restore --messages 20000 --load 4s --seconds 120
-	bin/bongsu drill cluster --faults 12 --seconds 240
+	bin/bongsu drill cluster --faults 40 --seconds 240
 	$(MAKE) --no-print-directory drill-upgrade
 
 drill-upgrade: build bin/bongsu-next ## roll three nodes under load from the commit before (PREVIOUS) to this and back, then to newer rules
