@@ -119,3 +119,37 @@ func (l *link) served(began time.Time, err error) {
 		l.end(errUnserving)
 	}
 }
+
+// silence is how long a server may say nothing at all while a request waits before
+// it is pinged, and then how long it has for that: a ping waits for nothing there,
+// so a server that is slow answers it, and one that is frozen or cut off does not.
+const silence = 800 * time.Millisecond
+
+// hush watches a socket whose server has gone silent.
+type hush struct {
+	since time.Time // requests have waited, and nothing was heard
+	asked time.Time // the ping; zero: none yet
+}
+
+const (
+	hushNone = iota
+	hushAsk  // ping it
+	hushOver // it is silent: another address is to be tried
+)
+
+// step looks at the socket: whether requests wait there, and for how long nothing
+// was heard.
+func (h *hush) step(now time.Time, waiting bool, quiet time.Duration) int {
+	if heard := now.Add(-quiet); !waiting || heard.After(h.since) {
+		*h = hush{since: now}
+		return hushNone
+	}
+	switch {
+	case h.asked.IsZero() && now.Sub(h.since) >= silence:
+		h.asked = now
+		return hushAsk
+	case !h.asked.IsZero() && now.Sub(h.asked) >= silence:
+		return hushOver
+	}
+	return hushNone
+}

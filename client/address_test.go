@@ -208,6 +208,54 @@ func TestConnLeavesAServerThatServesNothing(t *testing.T) {
 			})
 		})
 	}
+	// However long a request may wait: what is silent as a whole is found out by a
+	// ping.
+	t.Run("silent", func(t *testing.T) {
+		inStreets(t, func(t *testing.T, w *world, s *streets, c *client.Client) {
+			conn := c.Connect(t.Context(), client.ConnectOptions{Queue: -1})
+			defer conn.Close()
+			if err := conn.Ready(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			w.Intercept(func(_ string, f *edgev1.ClientFrame) clienttest.Fault {
+				return clienttest.Fault{Hang: f.GetHello() == nil && s.dialled("second.test") == 0}
+			})
+			began := time.Now()
+			ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+			defer cancel()
+			if _, err := conn.Me(ctx); err == nil {
+				t.Fatal("a server that hangs has answered")
+			}
+			if d := time.Since(began); d > 2100*time.Millisecond {
+				t.Errorf("the silent server was left after %v, want at most 2.1 s", d)
+			}
+			time.Sleep(250 * time.Millisecond) // the first back-off
+			if _, err := conn.Me(ctx); err != nil {
+				t.Errorf("at the next address: %v", err)
+			}
+		})
+	})
+	// One that is only slow answers the ping, and is not left.
+	t.Run("slow", func(t *testing.T) {
+		inStreets(t, func(t *testing.T, w *world, s *streets, c *client.Client) {
+			conn := c.Connect(t.Context(), client.ConnectOptions{Queue: -1})
+			defer conn.Close()
+			if err := conn.Ready(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			w.Intercept(func(_ string, f *edgev1.ClientFrame) clienttest.Fault {
+				return clienttest.Fault{Hang: f.GetHello() == nil && f.GetPing() == nil}
+			})
+			ctx, cancel := context.WithTimeout(t.Context(), 6*time.Second)
+			defer cancel()
+			if _, err := conn.Me(ctx); err == nil {
+				t.Fatal("answered")
+			}
+			if n := s.dialled("second.test"); n != 0 {
+				t.Errorf("the second address was dialled %d times", n)
+			}
+		})
+	})
 	t.Run("busy", func(t *testing.T) {
 		inStreets(t, func(t *testing.T, w *world, s *streets, c *client.Client) {
 			conn := c.Connect(t.Context(), client.ConnectOptions{Queue: -1})

@@ -388,9 +388,22 @@ func (n *Conn) serve(ctx context.Context, l *link, hello *edgev1.HelloResponse) 
 	}
 	tick := time.NewTicker(heartbeat / 2)
 	defer tick.Stop()
-	var drain <-chan time.Time
+	var drain, look <-chan time.Time
+	if len(n.client.addresses.all) > 1 {
+		looks := time.NewTicker(silence / 4)
+		defer looks.Stop()
+		look = looks.C
+	}
+	var hush hush
 	for {
 		select {
+		case <-look:
+			switch hush.step(time.Now(), l.waiting(), l.quiet()) {
+			case hushAsk:
+				l.ping(silence)
+			case hushOver:
+				l.end(errUnserving)
+			}
 		case <-l.done:
 			err := l.failure()
 			return errors.Is(err, errHelloAgain), err

@@ -339,6 +339,13 @@ func (l *link) ping(timeout time.Duration) {
 	}
 }
 
+// waiting tells whether a request waits for its answer.
+func (l *link) waiting() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return len(l.pending) > 0
+}
+
 // quiesce waits until no request waits, at most for timeout.
 func (l *link) quiesce(ctx context.Context, timeout time.Duration) {
 	l.mu.Lock()

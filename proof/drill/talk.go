@@ -66,7 +66,7 @@ const (
 	// staleness is how far behind a replica may be that answers a read, and
 	// some more for what a loaded machine adds.
 	staleness    = 2*time.Second + 500*time.Millisecond
-	talkAttempt  = 2 * time.Second
+	talkAttempt  = 2 * time.Second // of a read or a handshake; sends have the library's default
 	talkSettle   = 90 * time.Second
 	talkPatience = 4 * time.Minute // for one message, through any fault
 )
@@ -105,7 +105,7 @@ func (t *talk) begin(ctx context.Context) {
 	for _, p := range t.people {
 		p.conn = p.client.Connect(context.WithoutCancel(ctx), client.ConnectOptions{Queue: -1, Backoff: quickBackoff, HandshakeTimeout: talkAttempt})
 		p.outbox = client.NewOutbox(p.conn, &keeper{client.NewMemoryStore(), t.account, p.client.UserID(), t.numbers[p]}, client.OutboxOptions{
-			Backoff: quickBackoff, AttemptTimeout: talkAttempt, OnRetry: t.account.retry,
+			Backoff: quickBackoff, OnRetry: t.account.retry,
 			// A drill wants every retry there could be.
 			Budget: client.BudgetOptions{Tokens: 1000, PerSuccess: 1, PerSecond: 1000},
 		})
