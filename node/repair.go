@@ -97,6 +97,7 @@ func isFull(err error) bool {
 func (n *Node) mend(ctx context.Context, err error, m *mending) error {
 	var broken *brokenError
 	var fenced *view.FencedError
+	var store *journal.FencedError
 	switch {
 	case n.cfg.Cluster == nil:
 		return err
@@ -107,6 +108,8 @@ func (n *Node) mend(ctx context.Context, err error, m *mending) error {
 		broken = &brokenError{cause: err}
 	case isDamage(err), isDamagedIdentity(err):
 		broken = &brokenError{cause: err, anew: true}
+	case errors.As(err, &store):
+		broken = &brokenError{cause: err}
 	default:
 		return err
 	}

@@ -70,6 +70,21 @@ func TestFailingDiskBeginsAnew(t *testing.T) {
 	}
 }
 
+// What fails while the stores are being opened is mended as what fails later: a
+// process that only ended would be started over the same damage for ever.
+func TestDamageFoundAtTheStartIsMended(t *testing.T) {
+	for cause, want := range map[error]int{&journal.CorruptError{Cause: errors.New("block 7: checksum mismatch")}: 1, syscall.EIO: 0} {
+		n, l := broken(t)
+		err := fmt.Errorf("open journal: %w", &journal.FencedError{Store: "journal", Cause: cause})
+		if err := n.mend(t.Context(), err, &mending{}); err != nil {
+			t.Fatalf("%v: %v", cause, err)
+		}
+		if asides, err := l.asides(durable.Disk); err != nil || len(asides) != want {
+			t.Errorf("%v: set aside %v, %v, want %d", cause, asides, err, want)
+		}
+	}
+}
+
 // Where the others do not serve without it, a node keeps what it has: all disks may
 // have failed at once.
 func TestNobodyIsTheFirstToGiveUp(t *testing.T) {

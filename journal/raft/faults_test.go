@@ -4,12 +4,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
 
+	"github.com/cockroachdb/pebble/v2"
 	"github.com/cockroachdb/pebble/v2/vfs"
 
 	"github.com/bongsu-im/bongsu/internal/durable"
@@ -438,4 +440,30 @@ func TestUnknownOutcomeIsSettledBeforeTheNextLease(t *testing.T) {
 		t.Fatalf("the unknown entry: %v, %v", es, err)
 	}
 	mustAppend(t, l, again, "c")
+}
+
+// TestADamagedTableIsDamage: what Pebble finds damaged is told as damage, which a
+// node of a cluster mends, and not as an error of the device, after which stores
+// are opened again.
+func TestADamagedTableIsDamage(t *testing.T) {
+	bad := errors.New("block 7: checksum mismatch")
+	for name, tell := range map[string]func(*pebble.EventListener){
+		"read": func(l *pebble.EventListener) {
+			l.DataCorruption(pebble.DataCorruptionInfo{Path: "7.sst", Details: bad})
+		},
+		"background": func(l *pebble.EventListener) { l.BackgroundError(pebble.ErrCorruption) },
+	} {
+		f := newFence(slog.New(slog.DiscardHandler))
+		tell((&Config{}).pebbleOptions(f, vfs.NewMem()).EventListener)
+		var damage *journal.CorruptError
+		if err := f.err(); !errors.As(err, &damage) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	f := newFence(slog.New(slog.DiscardHandler))
+	(&Config{}).pebbleOptions(f, vfs.NewMem()).EventListener.BackgroundError(errBroken)
+	var damage *journal.CorruptError
+	if err := f.err(); err == nil || errors.As(err, &damage) {
+		t.Errorf("an error of the device: %v", err)
+	}
 }

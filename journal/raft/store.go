@@ -85,11 +85,11 @@ func (c *Config) pebbleOptions(f *fence, fs durable.FS) *pebble.Options {
 	o.EventListener = &pebble.EventListener{
 		BackgroundError: func(err error) {
 			if !errors.Is(err, context.Canceled) && !errors.Is(err, pebble.ErrCancelledCompaction) {
-				f.trip(fmt.Errorf("background work: %w", err))
+				f.trip(damageOf(fmt.Errorf("background work: %w", err)))
 			}
 		},
 		DataCorruption: func(info pebble.DataCorruptionInfo) {
-			f.trip(fmt.Errorf("damaged file: %s", info))
+			f.trip(&journal.CorruptError{Cause: fmt.Errorf("damaged file: %s", info)})
 		},
 		DiskSlow: func(info pebble.DiskSlowInfo) {
 			f.log.Warn("the disk is slow", "store", storeName, "what", info.String())
@@ -97,6 +97,15 @@ func (c *Config) pebbleOptions(f *fence, fs durable.FS) *pebble.Options {
 	}
 	o.EnsureDefaults()
 	return o
+}
+
+// damageOf marks an error of Pebble that is about what is stored: the disk may be
+// well, and opening the store again cures nothing.
+func damageOf(err error) error {
+	if pebble.IsCorruptionError(err) {
+		return &journal.CorruptError{Cause: err}
+	}
+	return err
 }
 
 // openPebble opens the store's Pebble. Damaged files can make Pebble panic: that
