@@ -421,6 +421,7 @@ func TestViewReplacedWhileCompared(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w, s, say := pair(t)
 		say(1, "one")
+		time.Sleep(2 * time.Second) // virtual: no effect is on its way, whose end the replica would not read
 		l := &late{}
 		n := w.join(s, "n2", l.wrap, func(n *node, cfg *Config) {
 			if err := w.copyInto(n); err != nil {

@@ -14,8 +14,6 @@ import (
 
 // planted are the defects that the simulation must notice, and within how many
 // seeds. Those with a tag of their own are older than the tag mutants.
-// BUG(sim): trim-too-far is not among them: what it does to Pebble's compactions
-// makes a bubble's clock stand still (see ofView) before a replica is judged.
 var planted = []struct {
 	name  mutant.Name
 	tag   string // "" means mutants
@@ -33,6 +31,33 @@ var planted = []struct {
 	{"dedupe-dropped", "mutant_clientid", 40},
 	{"position-apart", "mutant_position", 120},
 	{"no-fsync", "mutant_sync", 40},
+}
+
+// TestTrimTooFarIsNoticed: this defect is not one for the simulation. What it does to
+// Pebble's compactions makes a bubble's clock stand still (see ofView), and in a
+// cluster the peers still have what one node forgot. The trimmer's own test has to
+// notice it.
+func TestTrimTooFarIsNoticed(t *testing.T) {
+	if testing.Short() || *seeds == 0 {
+		t.Skip("builds the product once more: make sim runs it")
+	}
+	bin := filepath.Join(t.TempDir(), "node.test")
+	build := exec.CommandContext(t.Context(), "go", "test", "-c", "-tags", "mutants", "-o", bin, ".")
+	build.Dir = "../../node"
+	if out, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("build: %v\n%s", err, out)
+	}
+	run := func(name mutant.Name) ([]byte, error) {
+		cmd := exec.CommandContext(t.Context(), bin, "-test.run", "^TestTrimmer$", "-test.timeout", "2m")
+		cmd.Dir, cmd.Env = "../../node", append(os.Environ(), "BONGSU_MUTANT="+string(name))
+		return cmd.CombinedOutput()
+	}
+	if out, err := run(""); err != nil {
+		t.Fatalf("without a defect: %v\n%s", err, out)
+	}
+	if out, err := run(mutant.TrimTooFar); err == nil || !strings.Contains(string(out), "--- FAIL: TestTrimmer") {
+		t.Fatalf("TestTrimmer did not notice %s: %v\n%s", mutant.TrimTooFar, err, out)
+	}
 }
 
 // TestMutantsAreNoticed is the test of the test: with a defect planted the
