@@ -394,11 +394,11 @@ func (n *Conn) serve(ctx context.Context, l *link, hello *edgev1.HelloResponse) 
 		defer looks.Stop()
 		look = looks.C
 	}
-	var hush hush
+	var h hush
 	for {
 		select {
 		case <-look:
-			switch hush.step(time.Now(), l.waiting(), l.quiet()) {
+			switch h.step(time.Now(), l.waiting(), l.quiet()) {
 			case hushAsk:
 				l.ping(silence)
 			case hushOver:

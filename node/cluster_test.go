@@ -135,6 +135,27 @@ func (c *nodes) add(at, name string) {
 	})
 }
 
+// form begins a cluster with the first name and adds the others.
+func (c *nodes) form(shards int, first string, others ...string) {
+	c.t.Helper()
+	c.start(first, "", shards)
+	for _, name := range others {
+		c.begin(name, first, shards)
+		c.add(first, name)
+	}
+}
+
+// serves waits until a node says that it serves people.
+func (c *nodes) serves(name string) {
+	c.t.Helper()
+	eventually(c.t, name+" serves", func() error {
+		if code, text := get(c.t, c.run[name].URL()+"/readyz"); code != http.StatusOK {
+			return fmt.Errorf("%d %s", code, text)
+		}
+		return nil
+	})
+}
+
 // replicated tells whether every shard has a leader and so many voters, all of
 // them near.
 func replicated(state *nodev1.GetClusterResponse, voters int) error {
@@ -272,11 +293,7 @@ func TestOneGrowsToThree(t *testing.T) {
 // under its name and is put in its own place, with everything.
 func TestALostDiskComesBackAsANewMember(t *testing.T) {
 	c := newNodes(t, "n1", "n2", "n3")
-	c.start("n1", "", 2)
-	for _, name := range []string{"n2", "n3"} {
-		c.begin(name, "n1", 2)
-		c.add("n1", name)
-	}
+	c.form(2, "n1", "n2", "n3")
 	ann, ben := join(t, c.run["n1"].URL(), "ann"), join(t, c.run["n1"].URL(), "ben")
 	room, err := ann.OpenDirect(t.Context(), ben.UserID())
 	if err != nil {
@@ -317,11 +334,7 @@ func TestALostDiskComesBackAsANewMember(t *testing.T) {
 // again it notices, sets its stores aside and takes its own place.
 func TestADamagedNodeMendsItself(t *testing.T) {
 	c := newNodes(t, "n1", "n2", "n3")
-	c.start("n1", "", 2)
-	for _, name := range []string{"n2", "n3"} {
-		c.begin(name, "n1", 2)
-		c.add("n1", name)
-	}
+	c.form(2, "n1", "n2", "n3")
 	ann, ben := join(t, c.run["n1"].URL(), "ann"), join(t, c.run["n1"].URL(), "ben")
 	room, err := ann.OpenDirect(t.Context(), ben.UserID())
 	if err != nil {
@@ -356,11 +369,7 @@ func TestADamagedNodeMendsItself(t *testing.T) {
 // away, which come back as new members for that, one at a time.
 func TestAFourthNodeLeavesAgain(t *testing.T) {
 	c := newNodes(t, "n1", "n2", "n3", "n4")
-	c.start("n1", "", 4)
-	for _, name := range []string{"n2", "n3", "n4"} {
-		c.begin(name, "n1", 4)
-		c.add("n1", name)
-	}
+	c.form(4, "n1", "n2", "n3", "n4")
 	ann, ben := join(t, c.run["n1"].URL(), "ann"), join(t, c.run["n1"].URL(), "ben")
 	room, err := ann.OpenDirect(t.Context(), ben.UserID())
 	if err != nil {
@@ -384,17 +393,7 @@ func TestAFourthNodeLeavesAgain(t *testing.T) {
 		return replicated(state, 3)
 	})
 	for _, name := range []string{"n1", "n2", "n3"} {
-		eventually(t, name+" has everything", func() error {
-			r, err := http.Get(c.run[name].URL() + "/readyz")
-			if err != nil {
-				return err
-			}
-			defer r.Body.Close()
-			if r.StatusCode != http.StatusOK {
-				return errors.New(r.Status)
-			}
-			return nil
-		})
+		c.serves(name)
 		if got := list(t, signIn(t, c.run[name].URL(), "ben"), room.GetRoomId()); len(got) != 1 {
 			t.Fatalf("%s shows %d messages", name, len(got))
 		}
@@ -405,11 +404,7 @@ func TestAFourthNodeLeavesAgain(t *testing.T) {
 // the others' at the same position is found by the scrub, and makes its view again.
 func TestAViewThatDiffersIsMadeAgain(t *testing.T) {
 	c := newNodes(t, "n1", "n2", "n3")
-	c.start("n1", "", 2)
-	for _, name := range []string{"n2", "n3"} {
-		c.begin(name, "n1", 2)
-		c.add("n1", name)
-	}
+	c.form(2, "n1", "n2", "n3")
 	ann, ben := join(t, c.run["n1"].URL(), "ann"), join(t, c.run["n1"].URL(), "ben")
 	room, err := ann.OpenDirect(t.Context(), ben.UserID())
 	if err != nil {
@@ -478,17 +473,7 @@ func TestAViewThatDiffersIsMadeAgain(t *testing.T) {
 			}
 		}
 	}
-	eventually(t, "n3 shows the message", func() error {
-		r, err := http.Get(c.run["n3"].URL() + "/readyz")
-		if err != nil {
-			return err
-		}
-		defer r.Body.Close()
-		if r.StatusCode != http.StatusOK {
-			return errors.New(r.Status)
-		}
-		return nil
-	})
+	c.serves("n3")
 	if got := list(t, signIn(t, c.run["n3"].URL(), "ben"), room.GetRoomId()); len(got) != 1 {
 		t.Fatalf("n3 shows %d messages", len(got))
 	}
@@ -514,11 +499,7 @@ func TestAFullDisk(t *testing.T) {
 	for name := range c.peers {
 		c.disks[name] = durable.NewFaulty(durable.Disk)
 	}
-	c.start("n1", "", 4)
-	for _, name := range []string{"n2", "n3"} {
-		c.begin(name, "n1", 4)
-		c.add("n1", name)
-	}
+	c.form(4, "n1", "n2", "n3")
 	ann, ben := join(t, c.run["n3"].URL(), "ann"), join(t, c.run["n3"].URL(), "ben")
 	room, err := ann.OpenDirect(t.Context(), ben.UserID())
 	if err != nil {
@@ -557,17 +538,7 @@ func TestAFullDisk(t *testing.T) {
 		}
 		return replicated(state, 3)
 	})
-	eventually(t, "n2 serves people", func() error {
-		r, err := http.Get(c.run["n2"].URL() + "/readyz")
-		if err != nil {
-			return err
-		}
-		defer r.Body.Close()
-		if r.StatusCode != http.StatusOK {
-			return errors.New(r.Status)
-		}
-		return nil
-	})
+	c.serves("n2")
 	select {
 	case err := <-c.run["n2"].ended:
 		t.Fatalf("n2 has ended: %v", err)
@@ -583,11 +554,7 @@ func TestAFullDisk(t *testing.T) {
 // replacement is begun, and what is refused says why.
 func TestChangesAreRefusedWhileNotWhole(t *testing.T) {
 	c := newNodes(t, "n1", "n2", "n3", "n4")
-	c.start("n1", "", 2)
-	for _, name := range []string{"n2", "n3"} {
-		c.begin(name, "n1", 2)
-		c.add("n1", name)
-	}
+	c.form(2, "n1", "n2", "n3")
 	<-c.run["n3"].Serving()
 	if err := c.run["n3"].stop(); err != nil {
 		t.Fatal(err)
@@ -621,11 +588,7 @@ func TestChangesAreRefusedWhileNotWhole(t *testing.T) {
 // quarters of the shards; whoever is connected to any of them hears of every room.
 func TestAFourthNodeHearsOfWhatItDoesNotHold(t *testing.T) {
 	c := newNodes(t, "n1", "n2", "n3", "n4")
-	c.start("n1", "", 4)
-	for _, name := range []string{"n2", "n3", "n4"} {
-		c.begin(name, "n1", 4)
-		c.add("n1", name)
-	}
+	c.form(4, "n1", "n2", "n3", "n4")
 	for _, name := range []string{"n2", "n3", "n4"} {
 		<-c.run[name].Serving()
 	}

@@ -151,28 +151,6 @@ func (c *cluster) digestWords(digests []viewDigest) (words string) {
 	return words
 }
 
-// distrust ends the core to have its view made again.
-func (c *Core) distrust(why string) {
-	select {
-	case c.failed <- &brokenError{cause: errors.New(why), view: true}:
-	default: // it ends already
-	}
-}
-
-// beginAnew ends the core to have this node come back as a new member.
-func (c *Core) beginAnew(why string) {
-	select {
-	case c.failed <- &brokenError{cause: errors.New(why), anew: true}:
-	default: // it ends already
-	}
-}
-
-// BeginAnew implements nodev1connect.ClusterServiceHandler.
-func (s *clusterService) BeginAnew(_ context.Context, r *connect.Request[nodev1.BeginAnewRequest]) (*connect.Response[nodev1.BeginAnewResponse], error) {
-	time.AfterFunc(50*time.Millisecond, func() { s.c.core.beginAnew(r.Msg.GetWhy()) }) // the answer goes first
-	return connect.NewResponse(&nodev1.BeginAnewResponse{}), nil
-}
-
 // DigestView implements nodev1connect.ClusterServiceHandler.
 func (s *clusterService) DigestView(ctx context.Context, r *connect.Request[nodev1.DigestViewRequest]) (*connect.Response[nodev1.DigestViewResponse], error) {
 	at, sum, err := s.c.core.Shards.DigestAt(ctx, journal.ShardID(r.Msg.GetShard()), journal.Index(r.Msg.GetAt()))

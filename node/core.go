@@ -159,12 +159,17 @@ func (c *Core) Lost() (lost []*journal.LostTailError) {
 func (c *Core) start(ctx context.Context, what string, run func(context.Context) error) {
 	c.running.Go(func() {
 		if err := run(ctx); err != nil && ctx.Err() == nil {
-			select {
-			case c.failed <- fmt.Errorf("%s: %w", what, err):
-			default: // the first failure is the one that explains the others
-			}
+			c.fail(fmt.Errorf("%s: %w", what, err))
 		}
 	})
+}
+
+// fail ends the core; the first failure is the one that explains the others.
+func (c *Core) fail(err error) {
+	select {
+	case c.failed <- err:
+	default:
+	}
 }
 
 // flushed hears which marks are durable in the view.

@@ -55,9 +55,15 @@ func (f *flights) land(one *flight) bool {
 // Where nobody is known to lead, the one that was asked may still answer.
 func (f *flights) giveUp(leader func(shard int) uint64) {
 	var late []*flight
+	leads := map[int]uint64{} // asked once a shard, however many are on their way
 	f.mu.Lock()
 	for one := range f.on {
-		if at := leader(one.shard); at != 0 && at != one.at {
+		at, asked := leads[one.shard]
+		if !asked {
+			at = leader(one.shard)
+			leads[one.shard] = at
+		}
+		if at != 0 && at != one.at {
 			late = append(late, one)
 			delete(f.on, one)
 		}

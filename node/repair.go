@@ -9,6 +9,8 @@ import (
 	"syscall"
 	"time"
 
+	"connectrpc.com/connect"
+
 	nodev1 "github.com/bongsu-im/bongsu/gen/bongsu/node/v1"
 	"github.com/bongsu-im/bongsu/internal/durable"
 	"github.com/bongsu-im/bongsu/internal/mtls"
@@ -77,6 +79,18 @@ func (c *Core) watchStores(ctx context.Context) error {
 			return &brokenError{cause: err, view: true}
 		}
 	}
+}
+
+// distrust ends the core to have its view made again.
+func (c *Core) distrust(why string) { c.fail(&brokenError{cause: errors.New(why), view: true}) }
+
+// beginAnew ends the core to have this node come back as a new member.
+func (c *Core) beginAnew(why string) { c.fail(&brokenError{cause: errors.New(why), anew: true}) }
+
+// BeginAnew implements nodev1connect.ClusterServiceHandler.
+func (s *clusterService) BeginAnew(_ context.Context, r *connect.Request[nodev1.BeginAnewRequest]) (*connect.Response[nodev1.BeginAnewResponse], error) {
+	time.AfterFunc(50*time.Millisecond, func() { s.c.core.beginAnew(r.Msg.GetWhy()) }) // the answer goes first
+	return connect.NewResponse(&nodev1.BeginAnewResponse{}), nil
 }
 
 // isDamage tells an error about what is stored from one of the device.

@@ -226,6 +226,17 @@ describe('keeping in step', () => {
     expect(alice.engine.rooms.get(room.id)!.members.find((m) => m.userId === bob)!.readSeq).toBe(3);
   });
 
+  it('keeps a flood of live messages together, whole and in order', async () => {
+    const { alice, bob, room } = await pair();
+    const add = vi.spyOn(alice.engine.store, 'add');
+    say(room, bob, 1, 450);
+    await world.settle(3_000);
+    expect(await alice.texts(room.id)).toEqual(numbers(1, 450));
+    expect(alice.engine.rooms.get(room.id)).toMatchObject({ lastSeq: 450, myReadSeq: 0 });
+    expect(add.mock.calls.length).toBeLessThan(10);
+    for (const [batch] of add.mock.calls) expect(batch.messages.length).toBeLessThanOrEqual(200);
+  });
+
   it('asks for what is missing when a number is skipped', async () => {
     const { alice, bob, room } = await pair();
     say(room, bob, 1, 2);
